@@ -1,0 +1,1 @@
+//! The Plumeria clerk: caches locks and keeps a session

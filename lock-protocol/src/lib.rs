@@ -1,0 +1,1 @@
+//! What a Plumeria client and server must both know

@@ -1,0 +1,1 @@
+//! The Plumeria lock server

@@ -1,0 +1,1 @@
+//! The Plumeria command line

@@ -1,0 +1,1 @@
+//! Single-decree Paxos for each of a chain of instances, without IO

@@ -1,0 +1,1 @@
+//! A replicated state machine: primary and backups ordered by viewstamps, views decided by Paxos

@@ -1,0 +1,1 @@
+//! What needs more than one crate: simulator, lab scripts, processes, layering, benchmarks

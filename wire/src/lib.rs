@@ -1,0 +1,1 @@
+//! Hello, framing and compact codec of a Plumeria connection
