@@ -1,1 +1,3 @@
-//! A replicated state machine: primary and backups ordered by viewstamps, views decided by Paxos
+//! A replicated state machine.
+mod state_machine;
+pub use state_machine::{Application, StateMachine};

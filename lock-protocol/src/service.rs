@@ -1,0 +1,58 @@
+//! The two services: the server's, and the one that a client serves on its callback connection.
+//!
+//! A handler owns nothing: it submits to the replica, waits and translates, because tarpc drops it at the deadline or when
+//! the caller goes away. What it submitted is executed all the same; the repetition is answered from the session table.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Answer, KeepAlive, MemberStatus, Notice, Open, Opened, Outcome, Query, Renewed, SessionId, Submission};
+
+/// Nothing was executed for certain only where the variant says so; otherwise send again, under the same numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// Ask the primary; nothing was executed.
+    #[error("not the primary{}", hint.as_ref().map(|at| format!(" (ask {at})")).unwrap_or_default())]
+    NotPrimary {
+        /// Its endpoint, where known.
+        hint: Option<String>,
+    },
+    /// No primary serves at this moment; nothing was executed.
+    #[error("a view change is under way")]
+    ViewChanging,
+    /// A queue is full; nothing was executed. Wait, then try again.
+    #[error("busy: {0}")]
+    Busy(String),
+    /// The primary stepped down while the request was under way: it may or may not have been executed.
+    #[error("the primary changed while the request was under way")]
+    Unknown,
+    /// The session has ended.
+    #[error("the session has ended")]
+    SessionGone,
+    /// The request makes no sense; one line says why.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// What a server answers.
+#[tarpc::service]
+pub trait LockService {
+    /// Opens a session.
+    async fn open(open: Open) -> Result<Opened, Refusal>;
+    /// Executes requests; outcomes stand in the order of the requests.
+    async fn submit(submission: Submission) -> Result<Vec<Outcome>, Refusal>;
+    /// Renews a lease; answered by the next tick.
+    async fn keep_alive(keep_alive: KeepAlive) -> Result<Renewed, Refusal>;
+    /// Ends a session; its locks are free and its waiters gone at once. A session that is gone is no error.
+    async fn close(session: SessionId) -> Result<(), Refusal>;
+    /// Reads.
+    async fn query(query: Query) -> Result<Answer, Refusal>;
+    /// Tells of this member, whatever its role.
+    async fn status() -> MemberStatus;
+}
+
+/// What a client answers on its callback connection.
+#[tarpc::service]
+pub trait LockCallback {
+    /// Takes notices; the return is the acknowledgement that they have been taken in, not that they were acted on.
+    async fn notify(notices: Vec<Notice>);
+}
