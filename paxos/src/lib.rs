@@ -3,10 +3,17 @@
 
 mod acceptor;
 mod ballot;
+mod decree;
 mod message;
+#[cfg(any(test, feature = "mutants"))]
+pub mod mutant;
+#[cfg(not(any(test, feature = "mutants")))]
+mod mutant;
 mod node;
+mod proposer;
 
 pub use acceptor::Durable;
 pub use ballot::{Ballot, MAX_ROUND, NodeId, Sender};
+pub use decree::{Decree, MAX_ACCEPTORS};
 pub use message::{Effects, Message, Vote};
-pub use node::{Decree, Node, ProposeError};
+pub use node::{Node, ProposeError};

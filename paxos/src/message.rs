@@ -84,6 +84,20 @@ pub enum Message<V> {
     },
 }
 
+impl<V> Message<V> {
+    /// Instance, parent hash and ballot, of a message that belongs to one instance.
+    pub fn place(&self) -> Option<(u64, u64, Ballot)> {
+        match *self {
+            Self::Prepare { instance, parent, ballot }
+            | Self::Promise { instance, parent, ballot, .. }
+            | Self::Refused { instance, parent, ballot, .. }
+            | Self::Accept { instance, parent, ballot, .. }
+            | Self::Accepted { instance, parent, ballot, .. } => Some((instance, parent, ballot)),
+            Self::Decided { .. } | Self::Fetch { .. } => None,
+        }
+    }
+}
+
 /// What the caller has to do, in this order: persist, send, act on the last of `decided`.
 ///
 /// If `persist` is set, [`crate::Node::durable`] as it is *now* is stored in one atomic record before any of `send`
