@@ -1,0 +1,234 @@
+//! The core's inputs and outputs. The order of [`Output`]'s fields is the contract: *persist, then send, then answer*.
+//!
+//! Why it is right: a message that promises something names, as `after`, the record that must be durable before it
+//! leaves. The shell cannot forget the rule, and the simulator can crash a member between any record and any message.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::{ClusterId, Control, Entry, Founding, Identity, MemberId, Message, View, Viewstamp};
+
+/// A moment on the member's own monotonic clock, µs since an arbitrary start. Never compared between members, and never
+/// part of the replicated state.
+pub type Micros = u64;
+
+/// The number of a record in the order in which the core asked for it, from 1; 0 stands for "nothing".
+pub type Token = u64;
+
+/// Names a submitted command until it is answered; chosen by the caller.
+pub type Tag = u64;
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time passed; to be given at least every [`Timing::tick`].
+    Tick,
+    /// A message arrived.
+    Message {
+        /// The sender's cluster, 0 if it knows none.
+        cluster: ClusterId,
+        /// The sender.
+        from: Identity,
+        /// What it says.
+        message: Message,
+    },
+    /// A command to be ordered, executed and answered. Urgent ones go ahead of those that wait.
+    Submit {
+        /// Comes back with the answer.
+        tag: Tag,
+        /// For the state machine.
+        command: Vec<u8>,
+        /// Ahead of others (ticks of the service).
+        urgent: bool,
+    },
+    /// All records up to this one are durable.
+    Durable {
+        /// The last of them.
+        token: Token,
+    },
+    /// A live host said that the process of this member is gone (connection reset or refused).
+    Unreachable {
+        /// The member.
+        member: MemberId,
+    },
+    /// This member is about to stop, or is asked to let another be primary: hand over if primary.
+    HandOver {
+        /// To whom; `None`: whoever is furthest.
+        to: Option<MemberId>,
+    },
+}
+
+/// What the shell has to do. Appended to by each step; the shell empties it.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// To be made durable in this order; the first has the token after the last one given out.
+    pub persist: Vec<Record>,
+    /// To be sent once the named record is durable; those with `after` 0 at once, even before earlier ones.
+    pub send: Vec<Send>,
+    /// Answers to submitted commands.
+    pub answers: Vec<(Tag, Result<Vec<u8>, Rejection>)>,
+    /// Whether this member began (true) or ceased (false) to serve, in this order relative to `executed`: ceased, then
+    /// executed, then began.
+    pub serving: Option<bool>,
+    /// How many ops were executed.
+    pub executed_ops: u64,
+    /// The member cannot go on; the process must stop with this line, and send nothing of this output.
+    pub fault: Option<String>,
+}
+
+/// A durable record.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// Replaces the control record.
+    Control(Control),
+    /// Appends to the log.
+    Append(Arc<Entry>),
+    /// Drops all entries whose ops are above this one, as a logical record: never an overwriting in place.
+    TruncateAfter {
+        /// The last op to stay.
+        op: u64,
+    },
+    /// A snapshot of this member's own state; once it is durable, entries up to `release` are not needed any more.
+    Snapshot {
+        /// The state.
+        image: Arc<SnapshotImage>,
+        /// The op of the snapshot before: the log is kept back to it.
+        release: u64,
+    },
+    /// A snapshot from another member replaces the state; in the same atomic record the log goes, unless it holds the
+    /// snapshot's last viewstamp.
+    Install {
+        /// The state.
+        image: Arc<SnapshotImage>,
+        /// Keep the entries above it.
+        keep_suffix: bool,
+        /// Written with it.
+        control: Control,
+    },
+}
+
+/// A state at a viewstamp.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotImage {
+    /// The last entry executed.
+    pub viewstamp: Viewstamp,
+    /// [`crate::StateMachine::snapshot`].
+    pub state: Vec<u8>,
+}
+
+/// A message on its way.
+#[derive(Clone, Debug)]
+pub struct Send {
+    /// To whom.
+    pub to: MemberId,
+    /// Not before this record is durable.
+    pub after: Token,
+    /// What.
+    pub message: Message,
+}
+
+/// Why a command was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// Not executed; ask the primary.
+    #[error("not the primary")]
+    NotPrimary {
+        /// Its address, where known.
+        hint: Option<String>,
+    },
+    /// Not executed: no primary serves at this moment.
+    #[error("a view change is under way")]
+    ViewChanging,
+    /// Not executed: too much waits.
+    #[error("too many commands wait")]
+    Busy,
+    /// Logged, and then this member ceased to be primary: it may or may not be executed.
+    #[error("the primary changed while the command was under way")]
+    Unknown,
+}
+
+/// What was found at start.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Whose store it is.
+    pub identity: Identity,
+    /// The control record; default for a fresh store.
+    pub control: Control,
+    /// The newest snapshot.
+    pub snapshot: Option<Arc<SnapshotImage>>,
+    /// The log from some entry at or before the snapshot (or from op 1), contiguous, ascending.
+    pub entries: Vec<Entry>,
+}
+
+/// What a core is told when it is made.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The configuration for founding; after that the view says who is a member.
+    pub founding: Founding,
+    /// This member's address, for views that list it.
+    pub address: String,
+    /// Timers.
+    pub timing: Timing,
+    /// A snapshot is taken when the log has grown by this much since the last, bytes.
+    pub snapshot_every_bytes: usize,
+    /// The log's room, bytes: at three quarters of it nothing new is ordered until a snapshot made room.
+    pub log_capacity_bytes: usize,
+}
+
+/// Timers, µs. Only liveness depends on them.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The shell's tick.
+    pub tick: Micros,
+    /// Between heartbeats.
+    pub heartbeat: Micros,
+    /// A primary silent for this long is suspected.
+    pub suspect: Micros,
+    /// A candidate waits its rank times this, and a random part of it.
+    pub rank_delay: Micros,
+    /// A primary without quorum contact for this long steps down.
+    pub step_down: Micros,
+    /// A primary that has something to do and gets nowhere for this long is suspected, and gives up itself.
+    pub stall: Micros,
+    /// Unanswered messages are sent again after this.
+    pub retransmit: Micros,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            tick: 10_000,
+            heartbeat: 50_000,
+            suspect: 250_000,
+            rank_delay: 30_000,
+            step_down: 500_000,
+            stall: 2_000_000,
+            retransmit: 100_000,
+        }
+    }
+}
+
+/// What a member knows of itself, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Who.
+    pub identity: Identity,
+    /// The last decided view known; entered, if it lists this store.
+    pub view: Option<View>,
+    /// Primary, with its barrier committed; or a backup that hears from a healthy primary.
+    pub serving: bool,
+    /// Primary of `view`, and not stepped down.
+    pub is_primary: bool,
+    /// Last op executed.
+    pub executed_op: u64,
+    /// The state's hash there.
+    pub state_hash: u64,
+    /// Last op known committed.
+    pub commit_op: u64,
+    /// Last viewstamp in the log.
+    pub last: Viewstamp,
+    /// Ops acknowledged by each other member in this view; on a primary only.
+    pub acknowledged: BTreeMap<MemberId, u64>,
+    /// What it waits for, where it does not serve; one line for a person.
+    pub waits_for: Option<String>,
+}

@@ -1,0 +1,24 @@
+//! Every bound of this crate in one place, with its unit and reason.
+
+/// Ops in one entry: beyond some hundreds a batch gains nothing.
+pub const BATCH_MAX_OPS: usize = 1024;
+/// Commands of one entry, bytes: a quarter of a frame on the wire.
+pub const BATCH_MAX_BYTES: usize = 512 << 10;
+/// One command, bytes.
+pub const COMMAND_MAX_BYTES: usize = 64 << 10;
+/// Entries on their way at a time: enough to keep the medium and the wire busy, few enough that a fail-over has little
+/// to settle.
+pub const WINDOW_ENTRIES: usize = 16;
+/// Commands that wait for a place in the window; more are refused as busy.
+pub const WAITING_MAX_COMMANDS: usize = 64 << 10;
+/// Entries in one Append or Entries message, bytes: below half a frame.
+pub const MESSAGE_MAX_BYTES: usize = 1 << 20;
+/// A piece of a snapshot, bytes.
+pub const CHUNK_MAX_BYTES: usize = 256 << 10;
+/// A snapshot that a member takes from another, bytes: what a hostile or broken peer could make us hold.
+pub const SNAPSHOT_MAX_BYTES: u64 = 4 << 30;
+/// Remembered (op, hash) pairs for comparing states: some seconds of batches.
+pub const HASHES_KEPT: usize = 1024;
+
+const _: () = assert!(COMMAND_MAX_BYTES <= BATCH_MAX_BYTES && BATCH_MAX_BYTES <= MESSAGE_MAX_BYTES);
+const _: () = assert!(CHUNK_MAX_BYTES <= MESSAGE_MAX_BYTES);
