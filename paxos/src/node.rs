@@ -103,7 +103,7 @@ impl<V: Decree> Node<V> {
     /// # Errors
     /// [`ProposeError`]; nothing was changed.
     pub fn propose(&mut self, value: V) -> Result<Effects<V>, ProposeError> {
-        if !self.is_acceptor() && !self.breaks(Mutant::ReusesBallotAfterRebirth) {
+        if !self.takes_part() {
             return Err(ProposeError::NotEligible);
         }
         check_child(&self.durable.last, &value).map_err(ProposeError::InvalidValue)?;
@@ -172,7 +172,7 @@ impl<V: Decree> Node<V> {
             return send(from, Message::Fetch { above: self.durable.last.number() }, false);
         }
         let same_chain = parent == self.durable.last.hash();
-        if !same_chain || !self.is_acceptor() || !self.may_send(from, &message) || ballot.round > MAX_ROUND {
+        if !same_chain || !self.takes_part() || !self.may_send(from, &message) || ballot.round > MAX_ROUND {
             return Effects::none();
         }
         self.durable.hear_of(ballot);
@@ -346,6 +346,10 @@ impl<V: Decree> Node<V> {
             }
             _ => self.is_listed(from),
         }
+    }
+
+    fn takes_part(&self) -> bool {
+        self.is_acceptor() || self.breaks(Mutant::ReusesBallotAfterRebirth)
     }
 
     fn is_listed(&self, who: Sender) -> bool {
