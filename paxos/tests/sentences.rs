@@ -280,7 +280,7 @@ fn a_value_is_decided_when_a_quorum_has_voted_for_it_in_one_ballot() {
     assert!(proposer.on_message(listed(2), accepted(lower, &value)).is_none(), "another ballot");
     assert!(proposer.on_message(listed(2), accepted(own, &founding().child(8))).is_none(), "another value");
     let effects = proposer.on_message(listed(3), accepted(own, &value));
-    assert_eq!(effects.decided, [value.clone()]);
+    assert_eq!(effects.decided, std::slice::from_ref(&value));
     assert!(effects.persist);
     assert_eq!(proposer.durable(), &Node::first(value));
     assert_eq!(proposer.proposing(), None);
@@ -316,7 +316,7 @@ fn a_sole_acceptor_decides_by_itself_and_stores_before_it_tells() {
     let value = alone.child(7).with_acceptors(&[(1, 100), (2, 200)]);
     let effects = sole.propose(value.clone()).unwrap();
     assert!(effects.persist);
-    assert_eq!(effects.decided, [value.clone()]);
+    assert_eq!(effects.decided, std::slice::from_ref(&value));
     assert_eq!(effects.send, [(2, Message::Decided { value: value.clone() })]);
     assert_eq!(sole.durable().last, value);
     let answer = sole.on_message(listed(2), Message::Fetch { above: 1 });
