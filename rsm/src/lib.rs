@@ -5,7 +5,10 @@ mod entry;
 mod ids;
 mod interface;
 pub mod limits;
+mod log;
 mod message;
+#[cfg(any(test, feature = "mutants"))]
+pub mod mutant;
 mod replica;
 mod state_machine;
 mod view;

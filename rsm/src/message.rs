@@ -91,8 +91,6 @@ pub enum Message {
         commit: Viewstamp,
         /// Its health.
         health: Health,
-        /// The primary's executed op and the state's hash there.
-        executed: (u64, u64),
     },
     /// The primary serves this view no longer, and never will again.
     StepDown {
@@ -123,8 +121,6 @@ pub enum Message {
         view: u64,
         /// The last viewstamp of my log.
         last: Viewstamp,
-        /// Where my log starts.
-        log_start: Viewstamp,
     },
     /// "Send me your log after this viewstamp", from the new primary to the reporter that it chose.
     Fetch {

@@ -150,8 +150,11 @@ impl Decree for View {
     }
 
     fn may_follow(&self, previous: &Self) -> Result<(), String> {
-        let refuse = |what: String| Err(format!("view {} may not follow view {}: {what}", self.number, previous.number));
-        if self.number != previous.number + 1 || self.parent != Decree::hash(previous) || self.cluster != previous.cluster
+        let refuse =
+            |what: String| Err(format!("view {} may not follow view {}: {what}", self.number, previous.number));
+        if self.number != previous.number + 1
+            || self.parent != Decree::hash(previous)
+            || self.cluster != previous.cluster
         {
             return refuse("it is of another chain".into());
         }

@@ -1,9 +1,94 @@
-//! The replica (being written).
-use crate::{Control, Input, Micros, Output, Recovered, Settings, StateMachine, Status, Viewstamp};
+//! One member's core: takes inputs, returns what is to be persisted, sent and answered.
+//!
+//! The protocol is split by concern, one file each; each file begins with the argument why its part is safe:
+//!
+//! | file | concern | rules |
+//! |---|---|---|
+//! | `founding.rs` | a store without a view: asking, founding, joining | S10 |
+//! | `views.rs` | deciding views by Paxos, entering them, proposing planned ones | S1, S2, S5, S6, S7, S11 |
+//! | `suspicion.rs` | who is gone, prevote, candidacy, stepping down | section 4 |
+//! | `view_change.rs` | reports, choosing a log, fetching it, the barrier | S4, S8 |
+//! | `normal.rs` | batches, append, acknowledge, commit | S3, S8 |
+//! | `execution.rs` | executing, answering, comparing states, taking snapshots | S9 |
+//! | `catch_up.rs` | what a laggard gets: log tail or snapshot | section 4 |
 
-/// One member's core.
+mod catch_up;
+mod execution;
+mod founding;
+mod normal;
+mod random;
+mod roles;
+mod suspicion;
+mod view_change;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::log::Log;
+#[cfg(any(test, feature = "mutants"))]
+use crate::mutant::Mutant;
+use crate::{
+    ClusterId, Control, Entry, Identity, Input, MemberId, Message, Micros, Output, Record, Recovered, Rejection, Send,
+    Settings, SnapshotImage, StateMachine, Status, Token, View, Viewstamp,
+};
+use random::Random;
+use roles::{Backup, Candidacy, Command, Founder, Role, Transfer};
+
+/// One member's core. All fields are volatile but those that [`Control`], the log and the snapshot repeat.
+#[derive(Debug)]
 pub struct Replica<M> {
+    settings: Settings,
+    identity: Identity,
     machine: M,
+    random: Random,
+    started_at: Micros,
+    role: Role,
+
+    /// View 1 as a founder sent it, not in force.
+    founding: Option<View>,
+    /// Promises, votes and the last decided view; present once a view in force is known.
+    paxos: Option<paxos::Node<View>>,
+    /// A view that this member tries to get decided, or the wish to.
+    candidacy: Option<Candidacy>,
+    /// The view in which this store was last listed, in this run; to be replaced after that is the end of this store.
+    listed_in: Option<u64>,
+    /// The last message from each member under the incarnation that the view lists.
+    heard: BTreeMap<MemberId, Micros>,
+
+    log: Log,
+    /// My log is durable up to here.
+    durable: Viewstamp,
+    /// Appended entries on their way to the medium.
+    unflushed: VecDeque<(Token, Viewstamp)>,
+    /// My log is matched with the primary's log of the entered view up to here; empty at the start of each view and run.
+    verified: Viewstamp,
+    /// Known committed up to here; never above what quorums hold.
+    commit: Viewstamp,
+    /// Executed up to here.
+    executed: Viewstamp,
+    /// The state's hash after recent entries.
+    hashes: VecDeque<(u64, u64)>,
+
+    snapshot: Option<Arc<SnapshotImage>>,
+    /// A snapshot of my own on its way to the medium: its record, itself, and the op of the one before.
+    snapshot_under_way: Option<(Token, Arc<SnapshotImage>, u64)>,
+    /// The log's growth since the last snapshot, bytes.
+    grown_bytes: usize,
+    /// A snapshot that is being fetched from another member.
+    transfer: Option<Transfer>,
+
+    last_token: Token,
+    durable_token: Token,
+    /// When a record last became durable, or when none was on its way.
+    flushed_at: Micros,
+    /// How many views in a row this member gave up as primary before they served.
+    barren_views: u32,
+    #[cfg(any(test, feature = "mutants"))]
+    mutant: Option<Mutant>,
 }
 
 impl<M: StateMachine> Replica<M> {
@@ -12,41 +97,416 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// # Errors
     /// The store does not fit the settings or the machine; one line that says what to do.
-    pub fn new(settings: Settings, recovered: Recovered, machine: M, seed: u64, now: Micros) -> Result<Self, String> {
-        let _ = (settings, recovered, seed, now);
-        Ok(Replica { machine })
+    pub fn new(
+        settings: Settings,
+        recovered: Recovered,
+        mut machine: M,
+        seed: u64,
+        now: Micros,
+    ) -> Result<Self, String> {
+        let Recovered { identity, control, snapshot, entries } = recovered;
+        let mut executed = Viewstamp::default();
+        if let Some(image) = &snapshot {
+            machine.restore(&image.state).map_err(|problem| format!("the snapshot is unusable: {problem}"))?;
+            executed = image.viewstamp;
+        }
+        let log = recovered_log(entries, executed)?;
+        let last = log.last();
+        let mut replica = Replica {
+            identity,
+            machine,
+            random: Random::new(seed),
+            started_at: now,
+            role: Role::Outsider { asked_at: None, refused: None },
+            founding: control.founding,
+            paxos: control.config.map(|config| paxos::Node::new(identity.member.0, identity.incarnation.0, config)),
+            candidacy: None,
+            listed_in: None,
+            heard: BTreeMap::new(),
+            durable: last,
+            unflushed: VecDeque::new(),
+            verified: Viewstamp::default(),
+            commit: executed,
+            executed,
+            hashes: VecDeque::new(),
+            grown_bytes: log.bytes(),
+            log,
+            snapshot,
+            snapshot_under_way: None,
+            transfer: None,
+            last_token: 0,
+            durable_token: 0,
+            flushed_at: now,
+            barren_views: 0,
+            #[cfg(any(test, feature = "mutants"))]
+            mutant: None,
+            settings,
+        };
+        replica.take_up_role(now);
+        Ok(replica)
     }
+
+    /// What this member is at the start of a run, from the last decided view that its store held.
+    fn take_up_role(&mut self, now: Micros) {
+        let Some(view) = self.view() else {
+            self.role = Role::Founding(Founder::default());
+            return;
+        };
+        if !view.lists(self.identity.member, self.identity.incarnation) {
+            return; // an outsider: another store of this member is listed, or none was yet
+        }
+        let number = view.number;
+        let is_primary = view.primary == self.identity.member;
+        self.listed_in = Some(number);
+        if is_primary {
+            // S8: I entered this view in an earlier run of the process; what I sent and then lost with my memory, I
+            // might send again with other bytes.
+            self.role = Role::Retired { successor: None };
+        } else {
+            self.role = Role::Backup(Backup::new(now));
+        }
+    }
+
     /// Takes one input in.
     pub fn step(&mut self, now: Micros, input: Input, out: &mut Output) {
-        let _ = (now, input, out);
+        match input {
+            Input::Tick => self.on_tick(now, out),
+            Input::Message { cluster, from, message } => self.on_message(now, cluster, from, message, out),
+            Input::Submit { tag, command, urgent } => self.on_submit(tag, command, urgent, out),
+            Input::Durable { token } => self.on_durable(now, token, out),
+            Input::Unreachable { member } => self.on_unreachable(now, member, out),
+            Input::HandOver { to } => self.on_hand_over(now, to, out),
+        }
     }
+
     /// All inputs that waited were taken in: what waits for a batch goes out as one. To be called after each group of
     /// steps, before the outputs are carried out.
     pub fn settle(&mut self, now: Micros, out: &mut Output) {
-        let _ = (now, out);
+        self.form_batches(now, out);
+        self.execute(out);
     }
-    /// What it knows of itself.
-    pub fn status(&self) -> Status {
-        unreachable!()
+
+    fn on_tick(&mut self, now: Micros, out: &mut Output) {
+        match &self.role {
+            Role::Founding(_) => self.tick_founding(now, out),
+            Role::Outsider { .. } => self.tick_outsider(now, out),
+            Role::Backup(_) => self.tick_backup(now, out),
+            Role::Primary(_) => self.tick_primary(now, out),
+            Role::Retired { .. } => {}
+        }
+        self.tick_candidacy(now, out);
+        self.tick_transfer(now, out);
     }
+
+    fn on_message(&mut self, now: Micros, cluster: ClusterId, from: Identity, message: Message, out: &mut Output) {
+        let own = self.cluster();
+        if from.member == self.identity.member && from.incarnation == self.identity.incarnation {
+            return;
+        }
+        if own != ClusterId(0) && cluster != ClusterId(0) && own != cluster {
+            return;
+        }
+        if self.view().is_some_and(|view| view.lists(from.member, from.incarnation)) {
+            self.heard.insert(from.member, now);
+        }
+        match message {
+            Message::Paxos(message) => self.on_paxos(now, from, message, out),
+            Message::Ask(theirs) => self.on_ask(now, from, theirs, out),
+            Message::Standing(theirs) => self.on_standing(now, from, theirs, out),
+            Message::Found { view } => self.on_found(from, view, out),
+            Message::FoundStored { hash } => self.on_found_stored(now, from, hash, out),
+            Message::Join { address, kind } => self.on_join(now, from, address, kind, out),
+            Message::JoinRefused { reason } => self.on_join_refused(reason),
+            message => self.on_view_message(now, from, message, out),
+        }
+    }
+
+    /// Messages that belong to a view: acted on only in that very view, and only from stores that it lists.
+    fn on_view_message(&mut self, now: Micros, from: Identity, message: Message, out: &mut Output) {
+        let Some(view) = self.view() else { return };
+        let (number, listed) = (view.number, view.lists(from.member, from.incarnation));
+        let Some(theirs) = view_of(&message) else { return };
+        if theirs > number {
+            self.send(from.member, Message::Paxos(paxos::Message::Fetch { above: number }), out);
+            return;
+        }
+        if theirs < number {
+            if expects_an_answer(&message) {
+                let value = view.clone();
+                self.send(from.member, Message::Paxos(paxos::Message::Decided { value }), out);
+            }
+            return;
+        }
+        if !listed || !self.is_listed() {
+            return;
+        }
+        match message {
+            Message::Append { previous, entries, commit, .. } => {
+                self.on_append(now, from.member, previous, entries, commit, out);
+            }
+            Message::Ack { verified, executed, .. } => self.on_ack(now, from.member, verified, executed, out),
+            Message::Mismatch { refused, have, .. } => self.on_mismatch(now, from.member, refused, have, out),
+            Message::Heartbeat { commit, health, .. } => {
+                self.on_heartbeat(now, from.member, commit, health, out);
+            }
+            Message::StepDown { .. } => self.on_step_down(now, from.member),
+            Message::PreVote { .. } => self.on_pre_vote(now, from.member, out),
+            Message::PreVoteAnswer { yes, last, log_start, ready, .. } => {
+                self.on_pre_vote_answer(now, from.member, roles::Answer { yes, last, log_start, ready }, out);
+            }
+            Message::Report { last, .. } => self.on_report(now, from.member, last, out),
+            Message::Fetch { after, .. } => self.on_fetch(from.member, after, out),
+            Message::Entries { previous, entries, .. } => self.on_entries(now, from.member, previous, entries, out),
+            Message::Unmatched { have, .. } => self.on_unmatched(now, from.member, have, out),
+            Message::SnapshotOffer { viewstamp, bytes, hash, .. } => {
+                self.on_snapshot_offer(now, from.member, viewstamp, bytes, hash, out);
+            }
+            Message::FetchChunk { viewstamp, offset, .. } => self.on_fetch_chunk(from.member, viewstamp, offset, out),
+            Message::Chunk { viewstamp, offset, bytes, .. } => {
+                self.on_chunk(now, from.member, viewstamp, offset, bytes, out);
+            }
+            Message::Diverged { op, hash, .. } => self.on_diverged(from.member, op, hash, out),
+            _ => {}
+        }
+    }
+
+    fn on_durable(&mut self, now: Micros, token: Token, out: &mut Output) {
+        assert!(token <= self.last_token, "only what was asked for becomes durable");
+        self.durable_token = self.durable_token.max(token);
+        self.flushed_at = now;
+        let before = self.durable;
+        while let Some((_, viewstamp)) = self.unflushed.pop_front_if(|(needed, _)| *needed <= token) {
+            self.durable = viewstamp;
+        }
+        self.finish_own_snapshot(token);
+        if self.durable != before {
+            match &self.role {
+                Role::Primary(_) => self.advance_commit(now, out),
+                _ => self.acknowledge(out),
+            }
+        }
+    }
+
+    // ----- small things that every part uses
+
+    fn view(&self) -> Option<&View> {
+        self.paxos.as_ref().map(paxos::Node::last)
+    }
+
+    fn view_number(&self) -> u64 {
+        self.view().map_or(0, |view| view.number)
+    }
+
+    fn cluster(&self) -> ClusterId {
+        self.view().map_or(ClusterId(0), |view| view.cluster)
+    }
+
+    /// Whether the last decided view lists this very store; then it has also been entered (S2).
+    fn is_listed(&self) -> bool {
+        self.view().is_some_and(|view| view.lists(self.identity.member, self.identity.incarnation))
+    }
+
+    fn is_in_sync(&self) -> bool {
+        self.view().is_some_and(|view| view.is_in_sync(self.identity.member, self.identity.incarnation))
+    }
+
+    fn others(&self) -> Vec<MemberId> {
+        let me = self.identity.member;
+        self.view().map_or_else(Vec::new, |view| {
+            view.slots.iter().map(|slot| slot.member).filter(|member| *member != me).collect()
+        })
+    }
+
+    fn send(&self, to: MemberId, message: Message, out: &mut Output) {
+        self.send_after(0, to, message, out);
+    }
+
+    fn send_after(&self, after: Token, to: MemberId, message: Message, out: &mut Output) {
+        out.send.push(Send { to, after, message });
+    }
+
+    fn persist(&mut self, record: Record, out: &mut Output) -> Token {
+        out.persist.push(record);
+        self.last_token += 1;
+        self.last_token
+    }
+
+    fn persist_control(&mut self, out: &mut Output) -> Token {
+        let control = self.control();
+        self.persist(Record::Control(control), out)
+    }
+
+    fn append(&mut self, entry: Arc<Entry>, out: &mut Output) {
+        let viewstamp = entry.viewstamp;
+        self.grown_bytes += entry.size_bytes();
+        self.log.append(Arc::clone(&entry));
+        let token = self.persist(Record::Append(entry), out);
+        self.unflushed.push_back((token, viewstamp));
+    }
+
+    fn fail(&self, line: String, out: &mut Output) {
+        out.fault.get_or_insert(line);
+    }
+
+    /// Whether a test has put this bug back.
+    #[cfg(any(test, feature = "mutants"))]
+    fn is_mutant(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// Puts a known bug back.
+    #[cfg(any(test, feature = "mutants"))]
+    #[must_use]
+    pub fn with_mutant(mut self, mutant: Option<Mutant>) -> Self {
+        self.mutant = mutant;
+        if mutant == Some(Mutant::ResumesView) && matches!(self.role, Role::Retired { .. }) {
+            let own = roles::Report { last: self.log.last() };
+            let mut primary = roles::Primary::new(self.started_at);
+            primary.reports.insert(self.identity.member, own);
+            self.role = Role::Primary(Box::new(primary));
+        }
+        self
+    }
+
+    /// What must be durable by now, beside log and snapshot.
+    pub fn control(&self) -> Control {
+        Control { founding: self.founding.clone(), config: self.paxos.as_ref().map(|node| node.durable().clone()) }
+    }
+
     /// The state machine.
     pub fn machine(&self) -> &M {
         &self.machine
     }
+
     /// The state machine, for its shell: only what is not replicated may be changed.
     pub fn machine_mut(&mut self) -> &mut M {
         &mut self.machine
     }
-    /// What must be durable by now: for checks.
-    pub fn control(&self) -> Control {
-        unreachable!()
-    }
+
     /// The log's viewstamps, ascending, from its start; for checks.
     pub fn log_viewstamps(&self) -> Vec<Viewstamp> {
-        unreachable!()
+        self.log.viewstamps().collect()
     }
+
     /// The last viewstamp known committed.
     pub fn commit(&self) -> Viewstamp {
-        unreachable!()
+        self.commit
     }
+
+    /// What it knows of itself.
+    pub fn status(&self) -> Status {
+        let acknowledged = match &self.role {
+            Role::Primary(primary) => {
+                primary.progress.iter().map(|(member, progress)| (*member, progress.acked.op)).collect()
+            }
+            _ => BTreeMap::new(),
+        };
+        let waits_for = self.waits_for();
+        Status {
+            identity: self.identity,
+            view: self.view().cloned(),
+            serving: waits_for.is_none(),
+            is_primary: matches!(self.role, Role::Primary(_)),
+            executed_op: self.executed.op,
+            state_hash: self.machine.hash(),
+            commit_op: self.commit.op,
+            last: self.log.last(),
+            acknowledged,
+            waits_for,
+        }
+    }
+
+    /// One line for a person; `None` while this member does what it is for.
+    fn waits_for(&self) -> Option<String> {
+        match &self.role {
+            Role::Founding(founder) => Some(self.founding_waits_for(founder)),
+            Role::Outsider { refused, .. } => Some(match refused {
+                Some(reason) => format!("was refused as a member: {reason}"),
+                None => "its store is new: waits for the primary to list it as a member".into(),
+            }),
+            Role::Retired { .. } => {
+                Some("was primary before it restarted or stepped down: waits for the next view".into())
+            }
+            Role::Primary(primary) => primary.waits_for(self.view().map_or(1, View::majority)),
+            Role::Backup(backup) => match backup.health {
+                Some(health) if health.serving && !backup.is_suspicious() => None,
+                Some(_) if !backup.is_suspicious() => Some("the primary does not serve yet".into()),
+                _ => Some("hears of no primary".into()),
+            },
+        }
+    }
+
+    /// Answers everything that waits on this member as primary; the role must be set anew by the caller.
+    fn stop_being_primary(&mut self, out: &mut Output) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        for (_, tag) in std::mem::take(&mut primary.tags) {
+            out.answers.push((tag, Err(Rejection::Unknown)));
+        }
+        for Command { tag, .. } in primary.urgent.drain(..).chain(primary.waiting.drain(..)) {
+            out.answers.push((tag, Err(Rejection::ViewChanging)));
+        }
+        if primary.is_serving {
+            primary.is_serving = false;
+            out.serving = Some(false);
+        }
+    }
+}
+
+fn recovered_log(entries: Vec<Entry>, executed: Viewstamp) -> Result<Log, String> {
+    let mut log = Log::starting_after(entries.first().map_or(executed, |entry| entry.previous));
+    if log.base().op > executed.op {
+        return Err(format!(
+            "the log starts after op {} but the snapshot ends at op {}: entries between are missing",
+            log.base().op,
+            executed.op
+        ));
+    }
+    for entry in entries {
+        if !entry.is_sound() || entry.previous != log.last() {
+            return Err(format!("the log does not fit together at {}", entry.viewstamp));
+        }
+        log.append(Arc::new(entry));
+    }
+    if log.last().op < executed.op {
+        return Ok(Log::starting_after(executed));
+    }
+    if !log.contains(executed) {
+        return Err(format!("the log does not hold the snapshot's last entry {executed}"));
+    }
+    Ok(log)
+}
+
+/// The view that a message belongs to.
+fn view_of(message: &Message) -> Option<u64> {
+    match message {
+        Message::Append { view, .. }
+        | Message::Ack { view, .. }
+        | Message::Mismatch { view, .. }
+        | Message::Heartbeat { view, .. }
+        | Message::StepDown { view }
+        | Message::PreVote { view }
+        | Message::PreVoteAnswer { view, .. }
+        | Message::Report { view, .. }
+        | Message::Fetch { view, .. }
+        | Message::Entries { view, .. }
+        | Message::Unmatched { view, .. }
+        | Message::SnapshotOffer { view, .. }
+        | Message::FetchChunk { view, .. }
+        | Message::Chunk { view, .. }
+        | Message::Diverged { view, .. } => Some(*view),
+        _ => None,
+    }
+}
+
+/// Whether a sender that is behind should be told of the present view (answers to our own old messages should not).
+fn expects_an_answer(message: &Message) -> bool {
+    matches!(
+        message,
+        Message::Append { .. }
+            | Message::Heartbeat { .. }
+            | Message::PreVote { .. }
+            | Message::Report { .. }
+            | Message::Fetch { .. }
+            | Message::FetchChunk { .. }
+    )
 }

@@ -1,0 +1,173 @@
+//! The log as the core sees it: the entries from some base on, in memory, in op order.
+//!
+//! Why it is right: entries are only added where `previous` is the last viewstamp held, so both parts of the viewstamps
+//! rise along the log, and a viewstamp that two logs share means that they are the same up to it (see [`Entry`]). The base
+//! is the viewstamp before the first entry kept; everything up to it is committed and lies in a snapshot.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::{Entry, Viewstamp};
+
+/// A suffix of the log.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    base: Viewstamp,
+    entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
+}
+
+impl Log {
+    /// A log that starts after `base`.
+    pub(crate) fn starting_after(base: Viewstamp) -> Self {
+        Log { base, entries: VecDeque::new(), bytes: 0 }
+    }
+
+    /// The viewstamp before the first entry kept.
+    pub(crate) fn base(&self) -> Viewstamp {
+        self.base
+    }
+
+    /// The last viewstamp; the base's, where there is no entry.
+    pub(crate) fn last(&self) -> Viewstamp {
+        self.entries.back().map_or(self.base, |entry| entry.viewstamp)
+    }
+
+    /// Roughly what the entries take, bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether the log holds this viewstamp (its base counts).
+    pub(crate) fn contains(&self, viewstamp: Viewstamp) -> bool {
+        viewstamp == self.base
+            || self
+                .entries
+                .binary_search_by_key(&viewstamp.op, |entry| entry.viewstamp.op)
+                .is_ok_and(|at| self.entries[at].viewstamp == viewstamp)
+    }
+
+    /// The highest viewstamp held that is not above the given one; `None` if that lies before the base.
+    pub(crate) fn floor(&self, viewstamp: Viewstamp) -> Option<Viewstamp> {
+        let not_above = self
+            .entries
+            .partition_point(|entry| entry.viewstamp.op <= viewstamp.op && entry.viewstamp.view <= viewstamp.view);
+        match not_above {
+            0 => (self.base.op <= viewstamp.op && self.base.view <= viewstamp.view).then_some(self.base),
+            count => Some(self.entries[count - 1].viewstamp),
+        }
+    }
+
+    /// The entry that follows a viewstamp of the log.
+    pub(crate) fn next(&self, viewstamp: Viewstamp) -> Option<&Arc<Entry>> {
+        self.entries.get(self.entries.partition_point(|entry| entry.viewstamp.op <= viewstamp.op))
+    }
+
+    /// The entries after a viewstamp of the log, as many as fit into `max_bytes`, but one at least.
+    pub(crate) fn after(&self, viewstamp: Viewstamp, max_bytes: usize) -> Vec<Arc<Entry>> {
+        let start = self.entries.partition_point(|entry| entry.viewstamp.op <= viewstamp.op);
+        let mut bytes = 0;
+        let mut found = Vec::new();
+        for entry in self.entries.range(start..) {
+            bytes += entry.size_bytes();
+            if bytes > max_bytes && !found.is_empty() {
+                break;
+            }
+            found.push(Arc::clone(entry));
+        }
+        found
+    }
+
+    /// How many entries lie after an op.
+    pub(crate) fn count_after(&self, op: u64) -> usize {
+        self.entries.len() - self.entries.partition_point(|entry| entry.viewstamp.op <= op)
+    }
+
+    /// Adds an entry at the end.
+    pub(crate) fn append(&mut self, entry: Arc<Entry>) {
+        assert_eq!(entry.previous, self.last(), "a log has no gaps: acknowledging one would lose what is missing");
+        self.bytes += entry.size_bytes();
+        self.entries.push_back(entry);
+    }
+
+    /// Drops all entries above a viewstamp of the log.
+    pub(crate) fn truncate_after(&mut self, viewstamp: Viewstamp) {
+        assert!(self.contains(viewstamp), "a log is cut between entries");
+        while self.entries.back().is_some_and(|entry| entry.viewstamp.op > viewstamp.op) {
+            self.bytes -= self.entries.pop_back().map_or(0, |entry| entry.size_bytes());
+        }
+    }
+
+    /// Drops the entries up to an op; they lie in a snapshot.
+    pub(crate) fn drop_prefix(&mut self, op: u64) {
+        while self.entries.front().is_some_and(|entry| entry.viewstamp.op <= op) {
+            if let Some(entry) = self.entries.pop_front() {
+                self.bytes -= entry.size_bytes();
+                self.base = entry.viewstamp;
+            }
+        }
+    }
+
+    /// All viewstamps, ascending.
+    pub(crate) fn viewstamps(&self) -> impl Iterator<Item = Viewstamp> {
+        self.entries.iter().map(|entry| entry.viewstamp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Payload;
+
+    fn log(viewstamps: &[(u64, u64)]) -> Log {
+        let mut log = Log::default();
+        for (view, op) in viewstamps {
+            let previous = log.last();
+            let commands = vec![vec![]; (op - previous.op) as usize];
+            let viewstamp = Viewstamp { view: *view, op: *op };
+            log.append(Arc::new(Entry { viewstamp, previous, payload: Payload::Batch(commands) }));
+        }
+        log
+    }
+
+    fn at(view: u64, op: u64) -> Viewstamp {
+        Viewstamp { view, op }
+    }
+
+    #[test]
+    fn the_floor_of_a_foreign_viewstamp_is_the_last_place_where_two_logs_may_still_agree() {
+        let mine = log(&[(1, 3), (1, 5), (2, 6), (4, 9)]);
+        assert_eq!(mine.floor(at(4, 9)), Some(at(4, 9)));
+        assert_eq!(mine.floor(at(3, 12)), Some(at(2, 6)), "what came after view 3 cannot be shared");
+        assert_eq!(mine.floor(at(4, 8)), Some(at(2, 6)));
+        assert_eq!(mine.floor(at(1, 2)), Some(at(0, 0)));
+    }
+
+    #[test]
+    fn a_dropped_prefix_leaves_its_last_viewstamp_as_the_base() {
+        let mut mine = log(&[(1, 3), (1, 5), (2, 6)]);
+        mine.drop_prefix(5);
+        assert_eq!((mine.base(), mine.last()), (at(1, 5), at(2, 6)));
+        assert!(mine.contains(at(1, 5)) && !mine.contains(at(1, 3)));
+        assert_eq!(mine.floor(at(1, 4)), None, "below the base only a snapshot helps");
+        mine.truncate_after(at(1, 5));
+        assert_eq!(mine.last(), at(1, 5));
+        assert_eq!(mine.bytes(), 0);
+    }
+
+    #[test]
+    fn messages_take_what_fits_but_one_entry_at_least() {
+        let mine = log(&[(1, 1), (1, 2), (1, 3)]);
+        assert_eq!(mine.after(at(1, 1), 1).len(), 1);
+        assert_eq!(mine.after(at(0, 0), usize::MAX).len(), 3);
+        assert_eq!(mine.count_after(1), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "no gaps")]
+    fn a_gap_is_never_appended() {
+        let mut mine = log(&[(1, 1)]);
+        let entry = Entry { viewstamp: at(1, 4), previous: at(1, 3), payload: Payload::Batch(vec![vec![]]) };
+        mine.append(Arc::new(entry));
+    }
+}

@@ -1,0 +1,139 @@
+//! Executing what is committed, answering for it, comparing states, and taking snapshots of them.
+//!
+//! # Why it is safe (S9)
+//!
+//! Only committed entries are executed, in order, each once in a run of the process; so cutting a suffix of the log never
+//! has to undo state. A client's answer comes out of the execution by the primary, after the commit. After a restart the
+//! state is the snapshot's, and entries are replayed only up to what the entered view's primary says is committed.
+//!
+//! A snapshot is a function of the executed ops. It goes to the medium after all entries that it covers (records become
+//! durable in order), and only when it is durable does the log lose a prefix: up to the snapshot *before*, so that a
+//! laggard can still be served from the log.
+//!
+//! The machine's hash is compared at equal ops. Equal ops must give equal states; a member whose state differs from a
+//! majority's stops, the primary too, and where there is no majority all do: wrong answers are worse than none.
+
+use std::sync::Arc;
+
+use super::Replica;
+use super::roles::Role;
+use crate::limits::HASHES_KEPT;
+use crate::{MemberId, Message, Micros, Output, Payload, Record, SnapshotImage, StateMachine, Token, View, Viewstamp};
+
+/// After this many stall times without a majority for either state, everybody stops.
+const JUDGEMENT_PATIENCE: u64 = 2;
+
+impl<M: StateMachine> Replica<M> {
+    /// Executes what is known committed, and starts to serve when that includes the barrier.
+    pub(super) fn execute(&mut self, out: &mut Output) {
+        while self.executed < self.commit {
+            let Some(entry) = self.log.next(self.executed).cloned() else { break };
+            if entry.viewstamp > self.commit {
+                break;
+            }
+            self.execute_entry(&entry, out);
+        }
+        self.serve_if_barrier_is_executed(out);
+        self.take_snapshot_if_due(out);
+    }
+
+    fn execute_entry(&mut self, entry: &crate::Entry, out: &mut Output) {
+        assert_eq!(entry.previous, self.executed, "entries are executed in order, without gaps");
+        if let Payload::Batch(commands) = &entry.payload {
+            for (op, command) in (entry.first_op()..).zip(commands) {
+                let answer = self.machine.apply(op, command);
+                if let Role::Primary(primary) = &mut self.role
+                    && let Some(tag) = primary.tags.remove(&op)
+                {
+                    out.answers.push((tag, Ok(answer)));
+                }
+            }
+            out.executed_ops += commands.len() as u64;
+        }
+        self.executed = entry.viewstamp;
+        self.hashes.push_back((self.executed.op, self.machine.hash()));
+        if self.hashes.len() > HASHES_KEPT {
+            self.hashes.pop_front();
+        }
+    }
+
+    fn serve_if_barrier_is_executed(&mut self, out: &mut Output) {
+        let executed = self.executed;
+        if let Role::Primary(primary) = &mut self.role
+            && !primary.is_serving
+            && primary.barrier().is_some_and(|barrier| executed >= barrier)
+        {
+            primary.is_serving = true;
+            self.barren_views = 0;
+            out.serving = Some(true);
+        }
+    }
+
+    fn take_snapshot_if_due(&mut self, out: &mut Output) {
+        if self.grown_bytes < self.settings.snapshot_every_bytes || self.snapshot_under_way.is_some() {
+            return;
+        }
+        let previous = self.snapshot.as_ref().map_or(Viewstamp::default(), |image| image.viewstamp);
+        if self.executed <= previous {
+            return;
+        }
+        self.grown_bytes = 0;
+        let image = Arc::new(SnapshotImage { viewstamp: self.executed, state: self.machine.snapshot() });
+        let record = Record::Snapshot { image: Arc::clone(&image), release: previous.op };
+        let token = self.persist(record, out);
+        self.snapshot_under_way = Some((token, image, previous.op));
+    }
+
+    pub(super) fn finish_own_snapshot(&mut self, token: Token) {
+        if let Some((_, image, release)) = self.snapshot_under_way.take_if(|(needed, ..)| *needed <= token) {
+            self.snapshot = Some(image);
+            self.log.drop_prefix(release);
+        }
+    }
+
+    fn hash_at(&self, op: u64) -> Option<u64> {
+        self.hashes.binary_search_by_key(&op, |(op, _)| *op).ok().map(|at| self.hashes[at].1)
+    }
+
+    /// The primary keeps who agrees with its state and who differs.
+    pub(super) fn compare_with_backup(&mut self, now: Micros, from: MemberId, (op, hash): (u64, u64)) {
+        let Some(own) = self.hash_at(op) else { return };
+        let Role::Primary(primary) = &mut self.role else { return };
+        if own == hash {
+            primary.agreeing.insert(from);
+        } else {
+            primary.agreeing.remove(&from);
+            primary.differing.entry(from).or_insert((op, hash, now));
+        }
+    }
+
+    /// The minority stops: a differing backup is told, or this primary stops itself.
+    pub(super) fn judge_differences(&mut self, now: Micros, out: &mut Output) {
+        let Some(quorum) = self.view().map(View::majority) else { return };
+        let Role::Primary(primary) = &self.role else { return };
+        if primary.differing.is_empty() {
+            return;
+        }
+        let view = self.view_number();
+        let patience = JUDGEMENT_PATIENCE * self.settings.timing.stall;
+        let overdue = primary.differing.values().any(|(.., since)| now > since + patience);
+        if primary.agreeing.len() + 1 >= quorum || overdue {
+            for (member, (op, _)) in primary.differing.iter().map(|(member, (op, hash, _))| (member, (*op, *hash))) {
+                let hash = self.hash_at(op).unwrap_or_default();
+                out.send.push(crate::Send { to: *member, after: 0, message: Message::Diverged { view, op, hash } });
+            }
+        }
+        if primary.differing.len() >= quorum || (overdue && primary.agreeing.len() + 1 < quorum) {
+            let who: Vec<String> = primary.differing.keys().map(MemberId::to_string).collect();
+            self.fail(format!("its state differs from that of members {}: it stops", who.join(", ")), out);
+        }
+    }
+
+    /// The majority's state at an op differs from mine.
+    pub(super) fn on_diverged(&mut self, from: MemberId, op: u64, hash: u64, out: &mut Output) {
+        let is_primary = self.view().is_some_and(|view| view.primary == from);
+        if is_primary && self.hash_at(op).is_some_and(|own| own != hash) {
+            self.fail(format!("its state at op {op} differs from the majority's: it stops"), out);
+        }
+    }
+}

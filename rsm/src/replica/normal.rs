@@ -1,0 +1,333 @@
+//! The normal case: the primary orders batches, the members append and acknowledge, a majority commits.
+//!
+//! # Why it is safe
+//!
+//! - *An ack says what is true.* A backup acknowledges the viewstamp up to which its log is durable **and** was matched, in
+//!   this view, with the primary's log: an Append whose `previous` it holds, and that message's entries. What lies above is
+//!   perhaps an old branch, and acknowledging it would let the primary count entries that nobody has (review M1).
+//! - *S3.* The primary commits the highest viewstamp, not below its view's barrier, that q in-sync members, itself included
+//!   once its own write is durable, have acknowledged in this view. Syncing members' acks move their own progress only.
+//! - *Entries that match are never cut.* Only from the first conflict on is a suffix replaced, logically. What is executed
+//!   is committed and cannot conflict; if it does, something is broken beyond repair, and the member stops.
+//! - *S8.* An op number of a view is assigned once: only here, only by a primary that entered the view in this run.
+
+use std::sync::Arc;
+
+use super::Replica;
+use super::roles::{Command, Role};
+use crate::limits::{
+    BATCH_MAX_BYTES, BATCH_MAX_OPS, COMMAND_MAX_BYTES, MESSAGE_MAX_BYTES, WAITING_MAX_COMMANDS, WINDOW_ENTRIES,
+};
+use crate::{Entry, MemberId, Message, Micros, Output, Payload, Record, Rejection, StateMachine, Tag, View, Viewstamp};
+
+/// Unanswered appends to one member at a time; one that is slow holds no more than so many messages.
+const OUTSTANDING_MAX: usize = 2 * WINDOW_ENTRIES;
+
+impl<M: StateMachine> Replica<M> {
+    pub(super) fn on_submit(&mut self, tag: Tag, command: Vec<u8>, urgent: bool, out: &mut Output) {
+        let full = self.log.bytes() > self.settings.log_capacity_bytes / 4 * 3;
+        let rejection = match &mut self.role {
+            Role::Primary(primary) if primary.is_serving => {
+                let waiting = primary.waiting.len() + primary.urgent.len();
+                if command.len() > COMMAND_MAX_BYTES || (!urgent && (waiting >= WAITING_MAX_COMMANDS || full)) {
+                    Rejection::Busy
+                } else {
+                    let queue = if urgent { &mut primary.urgent } else { &mut primary.waiting };
+                    return queue.push_back(Command { tag, bytes: command });
+                }
+            }
+            _ => self.refusal(),
+        };
+        out.answers.push((tag, Err(rejection)));
+    }
+
+    /// All that waits becomes batches, as many as the window takes; what does not fit makes the next batch larger.
+    pub(super) fn form_batches(&mut self, now: Micros, out: &mut Output) {
+        let view = self.view_number();
+        let mut formed = false;
+        loop {
+            let in_flight = self.log.count_after(self.commit.op);
+            let previous = self.log.last();
+            let Role::Primary(primary) = &mut self.role else { return };
+            if !primary.is_serving || in_flight >= WINDOW_ENTRIES {
+                break;
+            }
+            let mut commands = Vec::new();
+            let mut bytes = 0;
+            while commands.len() < BATCH_MAX_OPS && bytes < BATCH_MAX_BYTES {
+                let Some(command) = primary.urgent.pop_front().or_else(|| primary.waiting.pop_front()) else { break };
+                bytes += command.bytes.len();
+                primary.tags.insert(previous.op + 1 + commands.len() as u64, command.tag);
+                commands.push(command.bytes);
+            }
+            if commands.is_empty() {
+                break;
+            }
+            if in_flight == 0 {
+                primary.moved_at = now;
+            }
+            let viewstamp = Viewstamp { view, op: previous.op + commands.len() as u64 };
+            self.append(Arc::new(Entry { viewstamp, previous, payload: Payload::Batch(commands) }), out);
+            self.verified = viewstamp;
+            formed = true;
+        }
+        if formed {
+            self.send_appends(now, out);
+        }
+    }
+
+    /// Everything that a member has not been sent, within its window.
+    pub(super) fn send_appends(&mut self, now: Micros, out: &mut Output) {
+        let view = self.view_number();
+        let commit = self.commit;
+        let Role::Primary(primary) = &mut self.role else { return };
+        if primary.barrier().is_none() {
+            return;
+        }
+        for (member, progress) in &mut primary.progress {
+            while progress.sent < self.log.last()
+                && progress.outstanding.len() < OUTSTANDING_MAX
+                && self.log.contains(progress.sent)
+            {
+                let entries = self.log.after(progress.sent, MESSAGE_MAX_BYTES);
+                let Some(last) = entries.last().map(|entry| entry.viewstamp) else { break };
+                if progress.outstanding.is_empty() {
+                    progress.moved_at = now;
+                }
+                let previous = progress.sent;
+                progress.sent = last;
+                progress.outstanding.push_back(last);
+                let message = Message::Append { view, previous, entries, commit };
+                out.send.push(crate::Send { to: *member, after: 0, message });
+                if progress.probe.is_some() {
+                    break; // one message until it is known where the logs part
+                }
+            }
+        }
+    }
+
+    /// What was not acknowledged in time is sent again, from the last acknowledged place on.
+    pub(super) fn retransmit_appends(&mut self, now: Micros, out: &mut Output) {
+        let retransmit = self.settings.timing.retransmit;
+        let mut laggards = Vec::new();
+        let Role::Primary(primary) = &mut self.role else { return };
+        if primary.barrier().is_none() {
+            return;
+        }
+        for (member, progress) in &mut primary.progress {
+            if progress.acked >= self.log.last() || now < progress.moved_at + retransmit {
+                continue;
+            }
+            progress.moved_at = now;
+            progress.outstanding.clear();
+            if progress.acked != Viewstamp::default() {
+                progress.sent = progress.acked;
+            } else if let Some(probe) = progress.probe {
+                progress.sent = probe;
+            } else {
+                progress.sent = progress.start;
+            }
+            if !self.log.contains(progress.sent) {
+                laggards.push(*member);
+            }
+        }
+        for member in laggards {
+            self.offer_snapshot(member, out);
+        }
+        self.send_appends(now, out);
+    }
+
+    pub(super) fn on_append(
+        &mut self,
+        now: Micros,
+        from: MemberId,
+        previous: Viewstamp,
+        entries: Vec<Arc<Entry>>,
+        commit: Viewstamp,
+        out: &mut Output,
+    ) {
+        if self.view().map(|view| view.primary) != Some(from) || !matches!(self.role, Role::Backup(_)) {
+            return;
+        }
+        self.hear_primary(now);
+        // Everything up to my log's base is committed, so the primary's log has it as well.
+        if !self.log.contains(previous) && previous.op > self.log.base().op {
+            let view = self.view_number();
+            let have = self.log.floor(previous).unwrap_or_default();
+            return self.send(from, Message::Mismatch { view, refused: previous, have }, out);
+        }
+        if self.log.bytes() > self.settings.log_capacity_bytes {
+            return; // no room before the next snapshot: as if the message were lost
+        }
+        let Some(reached) = self.take_entries(previous, &entries, out) else { return };
+        self.verified = self.verified.max(reached);
+        self.learn_commit(commit, out);
+        self.acknowledge(out);
+    }
+
+    /// Entries that follow a place of my log: those that I have are passed over, a conflicting suffix is cut at the first
+    /// conflict, the rest is appended. Returns the last viewstamp that is now matched; `None` where the sender's entries
+    /// make no sense, or contradict what is committed (then this member stops).
+    pub(super) fn take_entries(
+        &mut self,
+        previous: Viewstamp,
+        entries: &[Arc<Entry>],
+        out: &mut Output,
+    ) -> Option<Viewstamp> {
+        let mut reached = previous.min(self.log.last());
+        let base = self.log.base();
+        for entry in entries {
+            if entry.viewstamp.op <= base.op {
+                reached = reached.max(base.min(entry.viewstamp));
+                continue;
+            }
+            if !entry.is_sound() || !self.log.contains(entry.previous) || entry.viewstamp.view > self.view_number() {
+                return None;
+            }
+            let next = self.log.next(entry.previous).map(|next| next.viewstamp);
+            if next != Some(entry.viewstamp) {
+                if next.is_some() {
+                    self.cut_after(entry.previous, entry.viewstamp, out)?;
+                }
+                self.append(Arc::clone(entry), out);
+            }
+            reached = entry.viewstamp;
+            if let Role::Backup(backup) = &mut self.role
+                && entry.payload == Payload::Barrier
+                && entry.viewstamp.view == self.paxos.as_ref().map_or(0, |node| node.last().number)
+            {
+                backup.barrier = Some(entry.viewstamp);
+            }
+        }
+        Some(reached)
+    }
+
+    /// Drops my entries above a place, which another branch replaces.
+    fn cut_after(&mut self, place: Viewstamp, conflicting: Viewstamp, out: &mut Output) -> Option<()> {
+        if place.op < self.executed.op {
+            self.fail(
+                format!(
+                    "entry {conflicting} contradicts what this member has executed up to {}: it stops",
+                    self.executed
+                ),
+                out,
+            );
+            return None;
+        }
+        self.log.truncate_after(place);
+        self.unflushed.retain(|(_, viewstamp)| viewstamp.op <= place.op);
+        self.durable = self.durable.min(place);
+        self.persist(Record::TruncateAfter { op: place.op }, out);
+        Some(())
+    }
+
+    /// What this member may promise: durable, and matched in this view.
+    fn acknowledgeable(&self) -> Viewstamp {
+        #[cfg(any(test, feature = "mutants"))]
+        match self.mutant {
+            Some(crate::mutant::Mutant::AcksUnverified) => return self.durable,
+            Some(crate::mutant::Mutant::AcksBeforeDurable) => return self.verified,
+            _ => {}
+        }
+        self.verified.min(self.durable)
+    }
+
+    /// Tells the primary when there is more to promise than last time.
+    pub(super) fn acknowledge(&mut self, out: &mut Output) {
+        let promise = self.acknowledgeable();
+        let Some(primary) = self.view().map(|view| view.primary) else { return };
+        let Role::Backup(backup) = &mut self.role else { return };
+        if promise > backup.acknowledged {
+            self.send_ack(primary, out);
+        }
+    }
+
+    pub(super) fn send_ack(&mut self, to: MemberId, out: &mut Output) {
+        let view = self.view_number();
+        let verified = self.acknowledgeable();
+        if let Role::Backup(backup) = &mut self.role {
+            backup.acknowledged = backup.acknowledged.max(verified);
+        }
+        let executed = (self.executed.op, self.machine.hash());
+        self.send(to, Message::Ack { view, verified, executed }, out);
+    }
+
+    pub(super) fn on_ack(
+        &mut self,
+        now: Micros,
+        from: MemberId,
+        verified: Viewstamp,
+        executed: (u64, u64),
+        out: &mut Output,
+    ) {
+        let last = self.log.last();
+        let Role::Primary(primary) = &mut self.role else { return };
+        let Some(progress) = primary.progress.get_mut(&from) else { return };
+        progress.heard_at = now;
+        if verified > last {
+            return; // cannot be: in this view only I make entries
+        }
+        if verified > progress.acked {
+            progress.acked = verified;
+            progress.moved_at = now;
+            progress.probe = None;
+            if progress.sent < verified || !self.log.contains(progress.sent) {
+                progress.sent = verified;
+            }
+            while progress.outstanding.front().is_some_and(|viewstamp| *viewstamp <= verified) {
+                progress.outstanding.pop_front();
+            }
+            self.advance_commit(now, out);
+            self.send_appends(now, out);
+        }
+        self.compare_with_backup(now, from, executed);
+    }
+
+    /// S3: what q in-sync members hold, acknowledged in this view, and not below its barrier.
+    pub(super) fn advance_commit(&mut self, now: Micros, out: &mut Output) {
+        let (Some(view), Role::Primary(primary)) = (self.view(), &self.role) else { return };
+        let Some(barrier) = primary.barrier() else { return };
+        let me = self.identity.member;
+        #[cfg(any(test, feature = "mutants"))]
+        let counts_all = self.is_mutant(crate::mutant::Mutant::SyncingCounts);
+        #[cfg(not(any(test, feature = "mutants")))]
+        let counts_all = false;
+        let mut held: Vec<Viewstamp> = view
+            .slots
+            .iter()
+            .filter(|slot| counts_all || slot.standing == crate::Standing::InSync)
+            .map(|slot| match primary.progress.get(&slot.member) {
+                _ if slot.member == me => self.durable,
+                Some(progress) => progress.acked,
+                None => Viewstamp::default(),
+            })
+            .collect();
+        held.sort_unstable_by(|a, b| b.cmp(a));
+        let quorum = View::majority(view);
+        let Some(committed) = held.get(quorum - 1).copied() else { return };
+        #[cfg(any(test, feature = "mutants"))]
+        let barrier = if self.is_mutant(crate::mutant::Mutant::NoBarrier) { Viewstamp::default() } else { barrier };
+        if committed >= barrier && committed > self.commit {
+            self.commit = committed;
+            if let Role::Primary(primary) = &mut self.role {
+                primary.moved_at = now;
+            }
+            self.execute(out);
+        }
+    }
+
+    /// The primary says what is committed in its view; what that means for my log depends on what I have verified.
+    pub(super) fn learn_commit(&mut self, commit: Viewstamp, out: &mut Output) {
+        #[cfg(any(test, feature = "mutants"))]
+        if self.is_mutant(crate::mutant::Mutant::ExecutesUnverified) {
+            let known = self.log.last();
+            self.commit = if commit.op < known.op { self.log.floor(commit).unwrap_or(known) } else { known };
+            return self.execute(out);
+        }
+        let known = commit.min(self.verified);
+        if known > self.commit && self.log.contains(known) {
+            self.commit = known;
+            self.execute(out);
+        }
+    }
+}
