@@ -103,7 +103,8 @@ impl<M: StateMachine> Replica<M> {
             primary.agreeing.insert(from);
         } else {
             primary.agreeing.remove(&from);
-            primary.differing.entry(from).or_insert((op, hash, now));
+            let differing = primary.differing.entry(from).or_insert((op, hash, now));
+            (differing.0, differing.1) = (op, hash);
         }
     }
 
@@ -132,7 +133,8 @@ impl<M: StateMachine> Replica<M> {
     /// The majority's state at an op differs from mine.
     pub(super) fn on_diverged(&mut self, from: MemberId, op: u64, hash: u64, out: &mut Output) {
         let is_primary = self.view().is_some_and(|view| view.primary == from);
-        if is_primary && self.hash_at(op).is_some_and(|own| own != hash) {
+        let own = if op == self.executed.op { Some(self.machine.hash()) } else { self.hash_at(op) };
+        if is_primary && own.is_some_and(|own| own != hash) {
             self.fail(format!("its state at op {op} differs from the majority's: it stops"), out);
         }
     }

@@ -260,7 +260,7 @@ impl<M: StateMachine> Replica<M> {
         executed: (u64, u64),
         out: &mut Output,
     ) {
-        let last = self.log.last();
+        let (last, view, commit) = (self.log.last(), self.view_number(), self.commit);
         let Role::Primary(primary) = &mut self.role else { return };
         let Some(progress) = primary.progress.get_mut(&from) else { return };
         progress.heard_at = now;
@@ -279,6 +279,10 @@ impl<M: StateMachine> Replica<M> {
             }
             self.advance_commit(now, out);
             self.send_appends(now, out);
+        } else if verified < progress.acked {
+            // It has restarted: its log still holds what it promised, but it must match it anew before it executes it.
+            let previous = progress.acked;
+            self.send(from, Message::Append { view, previous, entries: Vec::new(), commit }, out);
         }
         self.compare_with_backup(now, from, executed);
     }
