@@ -10,6 +10,7 @@ mod message;
 #[cfg(any(test, feature = "mutants"))]
 pub mod mutant;
 mod replica;
+mod shell;
 mod state_machine;
 mod view;
 
@@ -21,5 +22,8 @@ pub use interface::{
 };
 pub use message::{Envelope, Founding, Health, Message};
 pub use replica::Replica;
+pub use shell::{
+    Answer, Answers, Backend, BreakPoint, FormatError, Handle, MemberService, Node, NodeSettings, PeerError, StartError,
+};
 pub use state_machine::{Application, StateMachine};
 pub use view::{Kind, MEMBERS_MAX, Slot, Standing, View};

@@ -1,0 +1,226 @@
+//! What the store's bytes mean: an entry is a frame, the control record a blob, a snapshot its state.
+//!
+//! Why it is right: each of the three begins with, or is marked by, a version, and is checked when it is read. Bytes that
+//! pass the store's checksums but not these checks come from another program; they are refused, never guessed at.
+//!
+//! ```text
+//! batch     frame kind 0; body = postcard of Vec<Vec<u8>>: count, then length and bytes of each command
+//! barrier   frame kind 1; body empty
+//! control   version 1 (one byte), then postcard of Control
+//! snapshot  tag 1; the state machine's own bytes
+//! ```
+
+use nvm_log::Frame;
+use serde::{Serialize, Serializer};
+
+use crate::{Control, Entry, Payload, Viewstamp};
+
+/// The mark of a snapshot in this format.
+pub(super) const SNAPSHOT_TAG: u64 = 1;
+
+const BATCH: u8 = 0;
+const BARRIER: u8 = 1;
+const CONTROL_VERSION: u8 = 1;
+
+/// Why stored bytes cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// Written by a program of another version.
+    #[error("the {what} has format {found}, this program knows {known}: use the program that wrote it")]
+    Version {
+        /// Which part of the store.
+        what: &'static str,
+        /// What it says.
+        found: u64,
+        /// What this program writes.
+        known: u64,
+    },
+    /// Not what any version writes.
+    #[error("the {what} is malformed: move the directory away, and start with an empty one as a new incarnation")]
+    Malformed {
+        /// Which part of the store.
+        what: String,
+    },
+}
+
+/// Bytes as one string of bytes rather than a sequence of numbers: the same on the medium, many times faster.
+struct Bytes<'a>(&'a [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+struct Commands<'a>(&'a [Vec<u8>]);
+
+impl Serialize for Commands<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|command| Bytes(command)))
+    }
+}
+
+/// The entry as a frame.
+pub(super) fn frame_of(entry: &Entry) -> Frame {
+    let (kind, count, body) = match &entry.payload {
+        Payload::Barrier => (BARRIER, 1, Vec::new()),
+        Payload::Batch(commands) => (BATCH, commands.len(), encode(&Commands(commands))),
+    };
+    Frame {
+        kind,
+        view: entry.viewstamp.view,
+        first_op: entry.first_op(),
+        count: u32::try_from(count).expect("an entry has at most limits::BATCH_MAX_OPS ops"),
+        previous: (entry.previous.view, entry.previous.op),
+        body,
+    }
+}
+
+/// The frame's entry. Of a frame cut by a truncation, the ops that stayed.
+pub(super) fn entry_of(frame: &Frame) -> Result<Entry, FormatError> {
+    let malformed = || FormatError::Malformed { what: format!("log entry at op {}", frame.first_op) };
+    let payload = match frame.kind {
+        BARRIER if frame.body.is_empty() => Payload::Barrier,
+        BATCH => {
+            let (mut commands, rest): (Vec<&[u8]>, _) =
+                postcard::take_from_bytes(&frame.body).map_err(|_| malformed())?;
+            if !rest.is_empty() || commands.len() < frame.count as usize {
+                return Err(malformed());
+            }
+            commands.truncate(frame.count as usize);
+            Payload::Batch(commands.into_iter().map(<[u8]>::to_vec).collect())
+        }
+        _ => return Err(malformed()),
+    };
+    let entry = Entry {
+        viewstamp: Viewstamp { view: frame.view, op: frame.last_op() },
+        previous: Viewstamp { view: frame.previous.0, op: frame.previous.1 },
+        payload,
+    };
+    if entry.is_sound() { Ok(entry) } else { Err(malformed()) }
+}
+
+/// The control record as a blob.
+pub(super) fn control_blob(control: &Control) -> Vec<u8> {
+    let mut blob = vec![CONTROL_VERSION];
+    blob.extend(encode(control));
+    blob
+}
+
+/// The blob's control record.
+pub(super) fn control_of(blob: &[u8]) -> Result<Control, FormatError> {
+    let malformed = || FormatError::Malformed { what: "control record".into() };
+    let (version, rest) = blob.split_first().ok_or_else(malformed)?;
+    if *version != CONTROL_VERSION {
+        return Err(FormatError::Version {
+            what: "control record",
+            found: u64::from(*version),
+            known: u64::from(CONTROL_VERSION),
+        });
+    }
+    match postcard::take_from_bytes(rest) {
+        Ok((control, [])) => Ok(control),
+        _ => Err(malformed()),
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("writing to memory, of types whose lengths are known")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ClusterId, Incarnation, Kind, MemberId, Slot, Standing, View};
+
+    fn stamp(view: u64, op: u64) -> Viewstamp {
+        Viewstamp { view, op }
+    }
+
+    fn batch(commands: &[&[u8]]) -> Entry {
+        let commands: Vec<_> = commands.iter().map(|command| command.to_vec()).collect();
+        Entry {
+            viewstamp: stamp(3, 7 + commands.len() as u64),
+            previous: stamp(2, 7),
+            payload: Payload::Batch(commands),
+        }
+    }
+
+    #[test]
+    fn a_batch_has_these_bytes_for_ever() {
+        let frame = frame_of(&batch(&[b"ab", b"", b"c"]));
+        assert_eq!((frame.kind, frame.view, frame.first_op, frame.count, frame.previous), (0, 3, 8, 3, (2, 7)));
+        assert_eq!(frame.body, [3, 2, b'a', b'b', 0, 1, b'c']);
+        assert_eq!(entry_of(&frame), Ok(batch(&[b"ab", b"", b"c"])));
+    }
+
+    #[test]
+    fn a_batch_is_plain_postcard() {
+        let commands = vec![vec![0, 255, 128], vec![7; 300], Vec::new()];
+        assert_eq!(encode(&Commands(&commands)), postcard::to_stdvec(&commands).expect("encodes"));
+    }
+
+    #[test]
+    fn a_barrier_has_these_bytes_for_ever() {
+        let barrier = Entry { viewstamp: stamp(3, 8), previous: stamp(2, 7), payload: Payload::Barrier };
+        let frame = frame_of(&barrier);
+        assert_eq!((frame.kind, frame.view, frame.first_op, frame.count, frame.previous), (1, 3, 8, 1, (2, 7)));
+        assert!(frame.body.is_empty());
+        assert_eq!(entry_of(&frame), Ok(barrier));
+    }
+
+    #[test]
+    fn a_frame_cut_by_a_truncation_is_read_up_to_the_cut() {
+        let mut frame = frame_of(&batch(&[b"ab", b"", b"c"]));
+        frame.count = 2;
+        assert_eq!(entry_of(&frame), Ok(batch(&[b"ab", b""])));
+    }
+
+    #[test]
+    fn a_frame_that_is_no_entry_is_refused() {
+        let good = frame_of(&batch(&[b"ab"]));
+        let bad = [
+            Frame { kind: 9, ..good.clone() },
+            Frame { kind: BARRIER, ..good.clone() },
+            Frame { count: 2, ..good.clone() },
+            Frame { body: vec![1, 200], ..good.clone() },
+            Frame { body: vec![1, 1, 5, 6], ..good.clone() },
+            Frame { body: vec![255, 255, 255, 255, 255, 255, 255, 255, 255, 1], ..good.clone() },
+            Frame { previous: (9, 7), ..good.clone() },
+            Frame { previous: (2, 5), ..good },
+        ];
+        for frame in bad {
+            let error = entry_of(&frame).expect_err("refused").to_string();
+            assert!(error.starts_with("the log entry at op 8 is malformed"), "{error}");
+        }
+    }
+
+    fn control() -> Control {
+        let slot = Slot {
+            member: MemberId(1),
+            incarnation: Incarnation(5),
+            address: "a:1".into(),
+            kind: Kind::Replica,
+            standing: Standing::InSync,
+        };
+        let view = View { number: 1, parent: 0, cluster: ClusterId(9), primary: MemberId(1), slots: vec![slot] };
+        Control { founding: Some(view), config: None }
+    }
+
+    #[test]
+    fn a_control_record_has_these_bytes_for_ever() {
+        let golden = [1, 1, 1, 0, 9, 1, 1, 1, 5, 3, b'a', b':', b'1', 0, 0, 0];
+        assert_eq!(control_blob(&control()), golden);
+        assert_eq!(control_of(&golden), Ok(control()));
+        assert_eq!(control_blob(&Control::default()), [1, 0, 0]);
+    }
+
+    #[test]
+    fn a_control_record_of_another_version_or_shape_is_refused_in_words() {
+        let error = control_of(&[9, 0, 0]).expect_err("refused").to_string();
+        assert_eq!(error, "the control record has format 9, this program knows 1: use the program that wrote it");
+        for blob in [&[][..], &[1], &[1, 0], &[1, 0, 0, 0], &[1, 7, 7]] {
+            assert!(matches!(control_of(blob), Err(FormatError::Malformed { .. })), "{blob:?}");
+        }
+    }
+}

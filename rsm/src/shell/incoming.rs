@@ -1,0 +1,204 @@
+//! The other members' messages to this one: one connection from each.
+//!
+//! Why it is right: what a connection brings is taken as said by the member and incarnation of its hello, and by nobody
+//! else; a connection that says otherwise, or sends what is no message, is closed and counted. The core judges the incarnation by
+//! its view. Messages are queued in the order in which they came, and the call is answered then, so a member that floods
+//! this one makes it drop messages, not grow.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tarpc::server::{BaseChannel, Channel, Config};
+use tarpc::{ChannelError, context};
+use tokio::sync::Notify;
+use wire::{Connection, Hello, Role, Welcome};
+
+use super::break_point::BreakPoint;
+use super::handle::Handle;
+use super::inbox::Request;
+use super::link::{LinkContext, MemberService, MemberServiceRequest};
+use crate::{ClusterId, Envelope, Identity, Incarnation, MemberId};
+
+/// Calls of one connection under way; more are refused. A link of ours has 8.
+const CALLS_MAX: usize = 32;
+/// Answers that wait to be written; above [`CALLS_MAX`], so that queueing one never waits.
+const ANSWERS_MAX: usize = 2 * CALLS_MAX;
+
+/// Why a connection of another member was not taken, or closed.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// It does not belong here; it was told so.
+    #[error("{0}")]
+    Refused(String),
+    /// It sent what is no message, or messages in another's name.
+    #[error("member {member} sent garbage: {problem}")]
+    Garbage {
+        /// Who it said it is.
+        member: MemberId,
+        /// What was wrong.
+        problem: String,
+    },
+    /// The connection broke before it was welcomed.
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What is known of the other members' connections.
+pub(super) struct Incoming {
+    pub(super) context: Arc<LinkContext>,
+    /// The configured members but this one, each with what wakes the link to it.
+    pub(super) wakes: BTreeMap<MemberId, Arc<Notify>>,
+    /// Number of the newest connection from each.
+    newest: Mutex<BTreeMap<MemberId, u64>>,
+    broken: AtomicU64,
+}
+
+impl Incoming {
+    pub(super) fn new(context: Arc<LinkContext>, wakes: BTreeMap<MemberId, Arc<Notify>>) -> Self {
+        Incoming { context, wakes, newest: Mutex::default(), broken: AtomicU64::new(0) }
+    }
+
+    /// Connections closed because of what came over them.
+    pub(super) fn broken(&self) -> u64 {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// One line for the other side, if it does not belong here.
+    fn check(&self, hello: &Hello) -> Result<(), String> {
+        let (own, cluster) = (self.context.identity.member, self.context.cluster.lock().0);
+        if hello.role != Role::Peer {
+            return Err(format!("member {own} takes members here, not clients"));
+        }
+        if hello.sender == own.0 {
+            return Err(format!("this is member {own} itself: two members have the same id"));
+        }
+        if !self.wakes.contains_key(&MemberId(hello.sender)) {
+            return Err(format!(
+                "member {own} is configured without a member {}: compare the configurations",
+                hello.sender
+            ));
+        }
+        if hello.cluster != 0 && cluster != 0 && hello.cluster != cluster {
+            let (theirs, ours) = (ClusterId(hello.cluster), ClusterId(cluster));
+            return Err(format!(
+                "member {own} belongs to cluster {ours}, not {theirs}: compare addresses and data directories"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Serves the connection until it ends.
+    pub(super) async fn serve(&self, mut connection: Connection, hello: &Hello) -> Result<(), PeerError> {
+        if let Err(reason) = self.check(hello) {
+            connection.welcome(&Welcome::Refused(reason.clone())).await?;
+            return Err(PeerError::Refused(reason));
+        }
+        let from = Identity { member: MemberId(hello.sender), incarnation: Incarnation(hello.secret) };
+        let cluster = self.context.cluster.lock().0;
+        connection.welcome(&Welcome::Accepted { cluster, member: self.context.identity.member.0 }).await?;
+        let number = self.enter(from.member);
+        let result = self.deliver_all(connection, from).await;
+        match &result {
+            Err(_) => drop(self.broken.fetch_add(1, Ordering::Relaxed)),
+            Ok(()) => self.gone(from.member, number),
+        }
+        result
+    }
+
+    /// Takes messages until the other side closes the connection, or breaks its rules.
+    async fn deliver_all(&self, connection: Connection, from: Identity) -> Result<(), PeerError> {
+        let garbage = |problem| Err(PeerError::Garbage { member: from.member, problem });
+        let config = Config { pending_response_buffer: ANSWERS_MAX };
+        let channel = BaseChannel::new(config, wire::transport(connection)).max_concurrent_requests(CALLS_MAX);
+        let mut requests = Box::pin(channel.requests());
+        while let Some(request) = requests.next().await {
+            let request = match request {
+                Ok(request) => request,
+                Err(error) if is_gone(&error) => return Ok(()),
+                Err(error) => return garbage(chain(&error)),
+            };
+            let MemberServiceRequest::Deliver { envelopes } = &request.get().message;
+            if envelopes.iter().any(|envelope| (envelope.from, envelope.incarnation) != (from.member, from.incarnation))
+            {
+                return garbage("a message in another member's name".into());
+            }
+            request.execute(Delivery(&self.context).serve()).await;
+        }
+        Ok(())
+    }
+
+    fn enter(&self, member: MemberId) -> u64 {
+        if let Some(wake) = self.wakes.get(&member) {
+            wake.notify_one();
+        }
+        let mut newest = self.newest.lock();
+        let number = newest.entry(member).or_default();
+        *number += 1;
+        *number
+    }
+
+    /// The connection broke. If the member has a newer one, that says nothing.
+    fn gone(&self, member: MemberId, number: u64) {
+        let is_newest = self.newest.lock().get(&member) == Some(&number);
+        if is_newest && !self.context.break_points.is_armed(BreakPoint::Partition) {
+            self.context.inbox.request(Request::Unreachable(member));
+        }
+    }
+}
+
+impl Handle {
+    /// Serves a connection of another member, whose hello was read and not yet answered, until it ends; to be spawned. Returns
+    /// without an error when the other side closed it or this member ended.
+    ///
+    /// # Errors
+    /// See [`PeerError`]; the connection is closed.
+    pub async fn accept_peer(&self, connection: Connection, hello: Hello) -> Result<(), PeerError> {
+        let mut ended = self.shared.ended.clone();
+        tokio::select! {
+            result = self.shared.incoming.serve(connection, &hello) => result,
+            _ = ended.wait_for(Option::is_some) => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Delivery<'a>(&'a LinkContext);
+
+impl MemberService for Delivery<'_> {
+    async fn deliver(self, _: context::Context, envelopes: Vec<Envelope>) {
+        if self.0.break_points.is_armed(BreakPoint::Partition) {
+            return;
+        }
+        for Envelope { cluster, from, incarnation, message } in envelopes {
+            self.0.inbox.message(cluster, Identity { member: from, incarnation }, message);
+        }
+    }
+}
+
+/// Whether the connection broke, as it does when the other process dies.
+fn is_gone(error: &ChannelError<io::Error>) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, UnexpectedEof};
+    let kind = match error {
+        ChannelError::Read(error)
+        | ChannelError::Ready(error)
+        | ChannelError::Write(error)
+        | ChannelError::Flush(error)
+        | ChannelError::Close(error) => error.kind(),
+    };
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut | UnexpectedEof)
+}
+
+/// The error and its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
+}

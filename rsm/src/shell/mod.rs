@@ -1,0 +1,40 @@
+//! The shell of a member: threads, clock, store and connections around the core.
+//!
+//! Nothing here decides anything about the protocol. Why it is right: each piece keeps one promise of
+//! [`crate::Output`]'s contract, and no other piece can break it.
+//!
+//! - [`Node`] opens the store before anything is sent or served, and refuses one that is not whole.
+//! - The *replica thread* is the only one that touches the core. It takes what waits, steps, settles once, and carries
+//!   the output out in order; a message waits until the record that it names is durable.
+//! - The *log writer* makes records durable in the order of their numbers, many with one flush.
+//! - *Links* carry messages to the other members, and may lose any of them; so does the queue towards the replica
+//!   thread when it is full. Commands are refused as busy instead.
+//! - A fault (medium, divergence, panic) ends the member with one line; nothing of the failed step gets out.
+//!
+//! ```text
+//!  submit, accept_peer ──▶ inbox ──▶ replica thread ──▶ log writer ──▶ store
+//!                                     │    ▲  └ durable ◀────┘
+//!                                     └▶ links ──▶ other members
+//! ```
+
+mod answers;
+mod break_point;
+mod format;
+mod handle;
+mod inbox;
+mod incoming;
+mod link;
+mod log_writer;
+mod node;
+#[cfg(test)]
+mod peer_tests;
+mod replica_thread;
+mod store;
+
+pub use break_point::BreakPoint;
+pub use format::FormatError;
+pub use handle::{Answer, Answers, Handle};
+pub use incoming::PeerError;
+pub use link::MemberService;
+pub use node::{Node, NodeSettings, StartError};
+pub use nvm_log::Backend;

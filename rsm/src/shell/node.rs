@@ -1,0 +1,380 @@
+//! A running member: its store, core, threads and links, from start to end.
+//!
+//! Why it is right: everything that can be wrong with the settings or the store is found before anything is sent. The
+//! store stays open, and so locked, until the last thread that writes it has ended; only then is the end announced.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nvm_log::{Backend, Options};
+use tokio::sync::{Notify, watch};
+use wire::Endpoint;
+
+use super::break_point::{BreakPoint, BreakPoints};
+use super::format::FormatError;
+use super::handle::{Ended, Handle, Shared};
+use super::inbox::{Ending, Inbox};
+use super::incoming::Incoming;
+use super::link::{Link, LinkContext, Links};
+use super::log_writer::{self, LogWriter, Writer};
+use super::replica_thread::{Clock, ReplicaThread, ThreadState};
+use super::store;
+use crate::limits::BATCH_MAX_BYTES;
+use crate::{
+    Application, Founding, Kind, MEMBERS_MAX, MemberId, Recovered, Replica, Settings, StateMachine, Timing, Viewstamp,
+};
+
+/// The smallest ring: a frame takes a quarter of it at most, and must hold the largest batch.
+const RING_MIN_BYTES: u64 = 8 * BATCH_MAX_BYTES as u64;
+
+/// What a member is started with.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// Its number.
+    pub member: MemberId,
+    /// The cluster's name, the same on all members.
+    pub cluster: String,
+    /// All members, this one too, the same on all of them.
+    pub members: Vec<(MemberId, Endpoint, Kind)>,
+    /// Where its store is, or is to be.
+    pub data_dir: PathBuf,
+    /// What the store is on.
+    pub backend: Backend,
+    /// Says yes to a back end that does not survive a loss of power.
+    pub allow_volatile: bool,
+    /// Name of the durability mode, the same on all members.
+    pub mode: String,
+    /// Size of the log, bytes; counts when the store is formatted.
+    pub ring_bytes: u64,
+    /// A snapshot is taken when the log has grown by this much, bytes.
+    pub snapshot_every_bytes: usize,
+    /// Timers.
+    pub timing: Timing,
+    /// Break points that are armed from the start; without effect unless the feature `break-points` is on.
+    pub break_points: Vec<BreakPoint>,
+}
+
+impl NodeSettings {
+    /// Settings with defaults for all but the names: a file of 64 MiB for the log, a snapshot each quarter of it.
+    pub fn new(
+        member: MemberId,
+        cluster: impl Into<String>,
+        members: Vec<(MemberId, Endpoint, Kind)>,
+        data_dir: impl Into<PathBuf>,
+    ) -> Self {
+        NodeSettings {
+            member,
+            cluster: cluster.into(),
+            members,
+            data_dir: data_dir.into(),
+            backend: Backend::File,
+            allow_volatile: false,
+            mode: "nvm".into(),
+            ring_bytes: 64 << 20,
+            snapshot_every_bytes: 16 << 20,
+            timing: Timing::default(),
+            break_points: Vec::new(),
+        }
+    }
+}
+
+/// Why a member does not start; one line that says what to do. Nothing was overwritten.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The settings do not fit together.
+    #[error("{0}")]
+    Settings(String),
+    /// The back end forgets at a loss of power, and nobody said that this is wanted.
+    #[error(
+        "the {0} back end does not survive a loss of power: choose the file back end, or allow a volatile store explicitly"
+    )]
+    Volatile(Backend),
+    /// The store cannot be opened or formatted.
+    #[error("store {}: {error}", dir.display())]
+    Store {
+        /// Where it is.
+        dir: PathBuf,
+        /// What is wrong.
+        error: nvm_log::Error,
+    },
+    /// The store is another member's.
+    #[error("the store in {} belongs to member {found}, not {member}: correct the id or the data directory", dir.display())]
+    OtherMember {
+        /// Where it is.
+        dir: PathBuf,
+        /// Whose it is.
+        found: MemberId,
+        /// Who wanted it.
+        member: MemberId,
+    },
+    /// Durable entries are damaged or missing.
+    #[error(
+        "the store in {} is damaged: ops {ops} were durable and are lost; move the directory away and start with an empty \
+         one, the member then catches up from the others as a new incarnation", dir.display()
+    )]
+    Damaged {
+        /// Where it is.
+        dir: PathBuf,
+        /// Which ops.
+        ops: String,
+    },
+    /// Its bytes are whole, and mean nothing to this program.
+    #[error("the store in {}: {error}", dir.display())]
+    Format {
+        /// Where it is.
+        dir: PathBuf,
+        /// What is wrong.
+        error: FormatError,
+    },
+    /// What it holds does not fit the settings or the state machine.
+    #[error("the store in {}: {problem}", dir.display())]
+    Content {
+        /// Where it is.
+        dir: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The system gives no thread.
+    #[error("no thread can be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A running member. Dropping it ends the member like a crash: what was not durable is gone; [`Handle::stop`] ends it in
+/// good order.
+#[derive(Debug)]
+pub struct Node {
+    handle: Handle,
+    threads: Vec<JoinHandle<()>>,
+    ended: watch::Receiver<Ended>,
+}
+
+impl Node {
+    /// Opens the store (or formats one, where the directory has none), and starts the member. Its links run on `runtime`;
+    /// connections of other members are to be given to [`Handle::accept_peer`].
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start<A: Application>(
+        settings: NodeSettings,
+        application: A,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<(Node, Handle), StartError> {
+        check(&settings)?;
+        let clock = Clock::start();
+        let options = Options { backend: settings.backend, ring_bytes: settings.ring_bytes, ..Options::default() };
+        let (store, recovered) = store::open(&settings.data_dir, &options, settings.member)?;
+        let durability = store.backend();
+        let log_capacity_bytes = usize::try_from(store.ring_bytes()).unwrap_or(usize::MAX);
+        let found = Found::of(&recovered);
+        let replica = replica(&settings, recovered, application, log_capacity_bytes, clock)?;
+
+        let (inbox, requests) = Inbox::new();
+        let inbox = Arc::new(inbox);
+        let break_points = armed(&settings);
+        let context = Arc::new(LinkContext {
+            identity: found.identity,
+            cluster: parking_lot::Mutex::new(found.cluster),
+            inbox: Arc::clone(&inbox),
+            break_points: Arc::clone(&break_points),
+        });
+        let (links, running_links, wakes) = links(&settings, &context);
+        let (status_sender, status) = watch::channel(Arc::new(replica.status()));
+        let (ended_sender, ended) = watch::channel(None);
+        let shared = Shared {
+            identity: found.identity,
+            durability,
+            inbox: Arc::clone(&inbox),
+            status,
+            ended: ended.clone(),
+            incoming: Incoming::new(context, wakes),
+        };
+        let (writer, log_writer) = writer(store, settings.backend, &inbox)?;
+        let thread = ReplicaThread {
+            replica,
+            clock,
+            tick: settings.timing.tick,
+            requests,
+            inbox: Arc::clone(&inbox),
+            writer,
+            links,
+            status: status_sender,
+            break_points,
+            state: ThreadState::new(found.entered, found.last),
+        };
+        let replica_thread = spawn("replica", move || supervise(thread, log_writer, &inbox, &ended_sender))?;
+        for link in running_links {
+            runtime.spawn(until_the_end(link, ended.clone()));
+        }
+        let handle = Handle { shared: Arc::new(shared) };
+        Ok((Node { handle: handle.clone(), threads: vec![replica_thread], ended }, handle))
+    }
+
+    /// Waits until the member has ended.
+    ///
+    /// # Errors
+    /// It could not go on; one line says why.
+    pub async fn wait(&self) -> Result<(), String> {
+        match self.ended.clone().wait_for(Option::is_some).await {
+            Ok(ended) => ended.clone().unwrap_or(Ok(())),
+            Err(_) => Err("the replica thread is gone".into()),
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.handle.shared.inbox.end(Ending::Abrupt);
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+/// What the shell itself needs of what was found.
+struct Found {
+    identity: crate::Identity,
+    cluster: crate::ClusterId,
+    entered: u64,
+    last: Viewstamp,
+}
+
+impl Found {
+    fn of(recovered: &Recovered) -> Self {
+        let snapshot = recovered.snapshot.as_ref().map(|image| image.viewstamp);
+        let logged = recovered.entries.last().map(|entry| entry.viewstamp);
+        Found {
+            identity: recovered.identity,
+            cluster: recovered.control.cluster(),
+            entered: recovered.control.config.as_ref().map_or(0, |config| config.last.number),
+            last: logged.or(snapshot).unwrap_or_default(),
+        }
+    }
+}
+
+fn check(settings: &NodeSettings) -> Result<(), StartError> {
+    let refuse = |line: String| Err(StartError::Settings(line));
+    let NodeSettings { member, members, .. } = settings;
+    if members.len() > MEMBERS_MAX {
+        return refuse(format!("{} members are configured, {MEMBERS_MAX} at most are possible", members.len()));
+    }
+    if members.iter().any(|(other, ..)| members.iter().filter(|(id, ..)| id == other).count() > 1) {
+        return refuse("two configured members have the same id: give each its own".into());
+    }
+    if !members.iter().any(|(id, ..)| id == member) {
+        return refuse(format!("member {member} is not among the configured members: add it, or correct the id"));
+    }
+    let witnesses = members.iter().filter(|(_, _, kind)| *kind == Kind::Witness).count();
+    if witnesses > (members.len() - 1) / 2 {
+        return refuse(format!("{witnesses} of {} members are witnesses: fewer than half may be", members.len()));
+    }
+    if settings.ring_bytes < RING_MIN_BYTES {
+        return refuse(format!("the log has {} bytes: give it {RING_MIN_BYTES} at least", settings.ring_bytes));
+    }
+    if settings.backend == Backend::Shm && !settings.allow_volatile {
+        return Err(StartError::Volatile(settings.backend));
+    }
+    Ok(())
+}
+
+fn replica<A: StateMachine>(
+    settings: &NodeSettings,
+    recovered: Recovered,
+    application: A,
+    log_capacity_bytes: usize,
+    clock: Clock,
+) -> Result<Replica<A>, StartError> {
+    let mut members: Vec<_> =
+        settings.members.iter().map(|(id, endpoint, kind)| (*id, endpoint.to_string(), *kind)).collect();
+    members.sort_by_key(|(id, ..)| *id);
+    let address = members.iter().find(|(id, ..)| *id == settings.member).map_or_else(String::new, |own| own.1.clone());
+    let core_settings = Settings {
+        founding: Founding { name: settings.cluster.clone(), members, mode: settings.mode.clone() },
+        address,
+        timing: settings.timing,
+        snapshot_every_bytes: settings.snapshot_every_bytes,
+        log_capacity_bytes,
+    };
+    Replica::new(core_settings, recovered, application, rand::random(), clock.now())
+        .map_err(|problem| StartError::Content { dir: settings.data_dir.clone(), problem })
+}
+
+fn armed(settings: &NodeSettings) -> Arc<BreakPoints> {
+    let break_points = BreakPoints::default();
+    #[cfg(feature = "break-points")]
+    for point in &settings.break_points {
+        break_points.arm(*point);
+    }
+    if cfg!(not(feature = "break-points")) && !settings.break_points.is_empty() {
+        tracing::warn!("break points have no effect: this program was built without them");
+    }
+    Arc::new(break_points)
+}
+
+type Wakes = BTreeMap<MemberId, Arc<Notify>>;
+
+fn links(settings: &NodeSettings, context: &Arc<LinkContext>) -> (Links, Vec<Link>, Wakes) {
+    let mut links = Links::new(Arc::clone(context));
+    let mut running = Vec::new();
+    let mut wakes = Wakes::new();
+    for (member, endpoint, _) in settings.members.iter().filter(|(member, ..)| *member != settings.member) {
+        let wake = Arc::new(Notify::new());
+        running.push(links.add(*member, endpoint.clone(), Arc::clone(&wake)));
+        wakes.insert(*member, wake);
+    }
+    (links, running, wakes)
+}
+
+/// Where records go, and the thread that writes them, if there is one.
+fn writer(
+    store: nvm_log::Store,
+    backend: Backend,
+    inbox: &Arc<Inbox>,
+) -> Result<(Writer<nvm_log::Store>, Option<JoinHandle<()>>), StartError> {
+    let writer = LogWriter::new(store);
+    if backend == Backend::Shm {
+        return Ok((Writer::Inline(writer), None));
+    }
+    let (groups, waiting) = log_writer::queue();
+    let inbox = Arc::clone(inbox);
+    let thread = spawn("log-writer", move || {
+        let run = std::panic::AssertUnwindSafe(|| log_writer::run(writer, &waiting, &inbox));
+        if std::panic::catch_unwind(run).is_err() {
+            inbox.fail("the log writer failed an assertion: this is a bug".into());
+        }
+    })?;
+    Ok((Writer::Thread(groups), Some(thread)))
+}
+
+/// Runs the replica thread, and announces how it ended once the store is closed.
+fn supervise<A: Application, S: store::RecordStore>(
+    thread: ReplicaThread<A, S>,
+    log_writer: Option<JoinHandle<()>>,
+    inbox: &Inbox,
+    ended: &watch::Sender<Ended>,
+) {
+    let run = std::panic::AssertUnwindSafe(|| thread.run());
+    if std::panic::catch_unwind(run).is_err() {
+        inbox.fail("the replica failed an assertion: this is a bug".into());
+    }
+    if let Some(log_writer) = log_writer {
+        drop(log_writer.join());
+    }
+    let fault = inbox.fault();
+    if let Some(line) = &fault {
+        tracing::error!("this member stops: {line}");
+    }
+    ended.send_replace(Some(fault.map_or(Ok(()), Err)));
+}
+
+async fn until_the_end(link: Link, mut ended: watch::Receiver<Ended>) {
+    tokio::select! {
+        () = link.run() => {}
+        _ = ended.wait_for(Option::is_some) => {}
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + std::marker::Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    std::thread::Builder::new().name(name.into()).spawn(work).map_err(StartError::Thread)
+}

@@ -1,0 +1,439 @@
+//! Three members in one process, over loopback, on real stores.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rsm::{Application, Handle, Kind, MemberId, Node, NodeSettings, Rejection, StateMachine, Status};
+use tempfile::TempDir;
+use tokio::task::{JoinHandle, JoinSet};
+use wire::{Endpoint, Listener};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Remembers words; a word that comes again changes nothing.
+#[derive(Default)]
+struct Words {
+    words: BTreeSet<Vec<u8>>,
+    hash: u64,
+    serves: bool,
+}
+
+impl StateMachine for Words {
+    fn apply(&mut self, _: u64, command: &[u8]) -> Vec<u8> {
+        if self.words.insert(command.to_vec()) {
+            for byte in command {
+                self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        }
+        (self.words.len() as u64).to_le_bytes().to_vec()
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        postcard::to_stdvec(&(&self.words, self.hash)).expect("encodes")
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
+        (self.words, self.hash) = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
+impl Application for Words {
+    fn serving(&mut self) {
+        assert!(!self.serves, "told twice");
+        self.serves = true;
+    }
+
+    fn stopped_serving(&mut self) {
+        assert!(self.serves, "told without having served");
+        self.serves = false;
+    }
+
+    fn executed(&mut self) {
+        assert!(self.serves, "told while not serving");
+    }
+}
+
+struct Member {
+    node: Node,
+    handle: Handle,
+    accepting: JoinHandle<()>,
+}
+
+struct Cluster {
+    dir: TempDir,
+    endpoints: Vec<Endpoint>,
+    snapshot_every_bytes: usize,
+    members: BTreeMap<u64, Member>,
+}
+
+impl Cluster {
+    async fn start(count: u64) -> Cluster {
+        let mut listeners = Vec::new();
+        for _ in 0..count {
+            listeners.push(Listener::bind(&"127.0.0.1:0".parse().expect("an address")).await.expect("bound"));
+        }
+        let address = |listener: &Listener| listener.address().expect("an address").to_string();
+        let endpoints = listeners.iter().map(|listener| address(listener).parse().expect("an address")).collect();
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut cluster = Cluster { dir, endpoints, snapshot_every_bytes: 4 << 20, members: BTreeMap::new() };
+        for (id, listener) in (1..).zip(listeners) {
+            cluster.start_on(id, listener);
+        }
+        cluster
+    }
+
+    fn settings(&self, id: u64) -> NodeSettings {
+        let members = (1..).zip(&self.endpoints).map(|(id, at)| (MemberId(id), at.clone(), Kind::Replica)).collect();
+        let dir = self.dir.path().join(id.to_string());
+        NodeSettings {
+            ring_bytes: 16 << 20,
+            snapshot_every_bytes: self.snapshot_every_bytes,
+            ..NodeSettings::new(MemberId(id), "test", members, dir)
+        }
+    }
+
+    fn start_on(&mut self, id: u64, listener: Listener) {
+        let runtime = tokio::runtime::Handle::current();
+        let (node, handle) = Node::start(self.settings(id), Words::default(), runtime).expect("starts");
+        let accepting = tokio::spawn(accept_all(listener, handle.clone()));
+        self.members.insert(id, Member { node, handle, accepting });
+    }
+
+    async fn restart(&mut self, id: u64) {
+        let listener = Listener::bind(&self.endpoints[id as usize - 1]).await.expect("bound again");
+        self.start_on(id, listener);
+    }
+
+    /// Ends a member like a crash.
+    async fn kill(&mut self, id: u64) {
+        let member = self.members.remove(&id).expect("it runs");
+        member.accepting.abort();
+        drop(member.accepting.await);
+        drop(member.node);
+    }
+
+    async fn stop_all(&mut self) {
+        for (_, member) in std::mem::take(&mut self.members) {
+            member.handle.stop().await;
+            assert_eq!(member.node.wait().await, Ok(()));
+            member.accepting.abort();
+            drop(member.accepting.await);
+        }
+    }
+
+    fn handle(&self, id: u64) -> &Handle {
+        &self.members[&id].handle
+    }
+
+    /// The member that serves as primary, once one does.
+    async fn primary(&self) -> u64 {
+        let mut waits = JoinSet::new();
+        for (id, member) in &self.members {
+            let (id, handle) = (*id, member.handle.clone());
+            waits.spawn(async move {
+                status(&handle, |status| status.is_primary && status.serving).await;
+                id
+            });
+        }
+        waits.join_next().await.expect("a member").expect("no panic")
+    }
+
+    /// Has a word remembered, by whoever is primary.
+    async fn remember(&self, word: &str) -> u64 {
+        loop {
+            let primary = self.primary().await;
+            match self.handle(primary).submit(word.into(), false).await {
+                Ok(answer) => return u64::from_le_bytes(answer.try_into().expect("eight bytes")),
+                Err(Rejection::Busy) => panic!("busy with one command"),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    /// All members have executed the same, this many words.
+    async fn agree(&self, words: usize) {
+        let mut hashes = BTreeSet::new();
+        for member in self.members.values() {
+            loop {
+                let look = |machine: &mut Words| (machine.words.len(), machine.hash);
+                let (count, hash) = member.handle.visit(look).await.expect("it runs");
+                if count == words {
+                    hashes.insert(hash);
+                    break;
+                }
+                member.handle.status_changes().changed().await.expect("it runs");
+            }
+        }
+        assert_eq!(hashes.len(), 1);
+    }
+}
+
+async fn accept_all(listener: Listener, handle: Handle) {
+    let mut connections = JoinSet::new();
+    loop {
+        let mut connection = listener.accept().await.expect("a connection");
+        let handle = handle.clone();
+        connections.spawn(async move {
+            if let Ok(hello) = connection.read_hello().await {
+                drop(handle.accept_peer(connection, hello).await);
+            }
+        });
+    }
+}
+
+async fn status(handle: &Handle, is: impl FnMut(&Arc<Status>) -> bool) -> Arc<Status> {
+    let mut changes = handle.status_changes();
+    let status = changes.wait_for(is).await.expect("it runs");
+    Arc::clone(&status)
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await.expect("in time") });
+}
+
+#[test]
+fn a_cluster_survives_the_loss_of_its_primary_and_takes_it_back() {
+    run(async {
+        let mut cluster = Cluster::start(3).await;
+        assert_eq!(cluster.remember("one").await, 1);
+        cluster.agree(1).await;
+        let first = cluster.primary().await;
+        cluster.kill(first).await;
+        assert_eq!(cluster.remember("two").await, 2);
+        assert_ne!(cluster.primary().await, first);
+        cluster.restart(first).await;
+        assert_eq!(cluster.remember("three").await, 3);
+        cluster.agree(3).await;
+    });
+}
+
+#[test]
+fn a_cluster_that_stopped_remembers_everything() {
+    run(async {
+        let mut cluster = Cluster::start(3).await;
+        for word in ["one", "two", "three"] {
+            cluster.remember(word).await;
+        }
+        let identities: Vec<_> = cluster.members.values().map(|member| member.handle.identity()).collect();
+        cluster.stop_all().await;
+        for id in 1..=3 {
+            cluster.restart(id).await;
+        }
+        assert_eq!(cluster.remember("four").await, 4);
+        cluster.agree(4).await;
+        assert!(cluster.members.values().map(|member| member.handle.identity()).eq(identities));
+    });
+}
+
+#[test]
+fn a_cluster_that_crashed_as_a_whole_remembers_what_it_answered() {
+    run(async {
+        let mut cluster = Cluster::start(3).await;
+        let words: Vec<String> = (0..200).map(|number| format!("word {number}")).collect();
+        let primary = cluster.primary().await;
+        let commands = words.iter().map(|word| word.clone().into_bytes()).collect();
+        let answers = cluster.handle(primary).submit_all(commands).await;
+        let expected: Vec<_> = (1..=200u64).map(|count| Ok(count.to_le_bytes().to_vec())).collect();
+        assert_eq!(answers, expected);
+        for id in 1..=3 {
+            cluster.kill(id).await;
+        }
+        for id in 1..=3 {
+            cluster.restart(id).await;
+        }
+        assert_eq!(cluster.remember("one more").await, 201);
+        cluster.agree(201).await;
+    });
+}
+
+#[test]
+fn a_member_that_missed_much_catches_up_and_starts_from_its_snapshot() {
+    run(async {
+        let mut cluster = Cluster::start(3).await;
+        cluster.stop_all().await;
+        cluster.snapshot_every_bytes = 64 << 10;
+        for id in 1..=3 {
+            cluster.restart(id).await;
+        }
+        cluster.remember("one").await;
+        let absent = cluster.primary().await % 3 + 1;
+        cluster.kill(absent).await;
+        let long = "x".repeat(1000);
+        for number in 0..400 {
+            cluster.remember(&format!("{number} {long}")).await;
+        }
+        cluster.restart(absent).await;
+        cluster.agree(401).await;
+        cluster.stop_all().await;
+        for id in 1..=3 {
+            cluster.restart(id).await;
+        }
+        assert_eq!(cluster.remember("two").await, 402);
+        cluster.agree(402).await;
+    });
+}
+
+#[test]
+fn a_primary_that_stops_hands_over_first() {
+    run(async {
+        let mut cluster = Cluster::start(3).await;
+        cluster.remember("one").await;
+        let first = cluster.primary().await;
+        let member = cluster.members.remove(&first).expect("it runs");
+        member.handle.stop().await;
+        assert!(!member.handle.status().is_primary, "another took over before the end");
+        assert_eq!(member.node.wait().await, Ok(()));
+        member.accepting.abort();
+        assert_eq!(member.handle.submit(b"late".to_vec(), false).await, Err(Rejection::NotPrimary { hint: None }));
+        assert_eq!(cluster.remember("two").await, 2);
+    });
+}
+
+#[test]
+fn a_backup_refuses_commands() {
+    run(async {
+        let cluster = Cluster::start(3).await;
+        let backup = cluster.primary().await % 3 + 1;
+        status(cluster.handle(backup), |status| status.serving).await;
+        let refused = cluster.handle(backup).submit(b"word".to_vec(), false).await;
+        assert!(matches!(refused, Err(Rejection::NotPrimary { hint: Some(_) })), "{refused:?}");
+    });
+}
+
+#[test]
+fn members_that_do_not_answer_stop_the_service_and_nothing_is_lost_when_they_are_back() {
+    run(async {
+        let mut cluster = Cluster::start(3).await;
+        cluster.remember("one").await;
+        let primary = cluster.primary().await;
+        let others: Vec<u64> = (1..=3).filter(|id| *id != primary).collect();
+        for id in &others {
+            cluster.kill(*id).await;
+        }
+        let handle = cluster.handle(primary).clone();
+        let unsettled = handle.submit(b"two".to_vec(), false);
+        status(&handle, |status| !status.serving).await;
+        for id in &others {
+            cluster.restart(*id).await;
+        }
+        assert!(matches!(cluster.remember("two").await, 2));
+        cluster.agree(2).await;
+        assert!(matches!(unsettled.await, Ok(_) | Err(Rejection::Unknown)));
+    });
+}
+
+fn start_error(settings: NodeSettings) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let error = Node::start(settings, Words::default(), runtime.handle().clone()).map(|_| ()).expect_err("refused");
+    let line = error.to_string();
+    assert!(!line.contains('\n'), "{line}");
+    line
+}
+
+fn single(dir: &Path) -> NodeSettings {
+    let members = vec![(MemberId(1), "127.0.0.1:1".parse().expect("an address"), Kind::Replica)];
+    NodeSettings { ring_bytes: 8 << 20, ..NodeSettings::new(MemberId(1), "test", members, dir) }
+}
+
+/// A cluster of one has remembered a word, and was stopped in good order, or crashed.
+fn single_with_a_word(dir: &Path, stopped: bool) {
+    run(async {
+        let runtime = tokio::runtime::Handle::current();
+        let (node, handle) = Node::start(single(dir), Words::default(), runtime).expect("starts");
+        status(&handle, |status| status.is_primary && status.serving).await;
+        assert_eq!(handle.submit(b"word".to_vec(), false).await, Ok(1u64.to_le_bytes().to_vec()));
+        if stopped {
+            handle.stop().await;
+        }
+        drop(node);
+    });
+}
+
+fn bytes_of(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(dir).expect("a directory").map(|file| file.expect("a file"));
+    files
+        .map(|file| (file.file_name().into_string().expect("a name"), std::fs::read(file.path()).expect("bytes")))
+        .collect()
+}
+
+#[test]
+fn a_single_member_serves_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    single_with_a_word(dir.path(), false);
+    single_with_a_word(dir.path(), true);
+    single_with_a_word(dir.path(), true);
+}
+
+#[test]
+fn a_store_of_another_member_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    single_with_a_word(dir.path(), true);
+    let mut settings = single(dir.path());
+    settings.member = MemberId(2);
+    settings.members.push((MemberId(2), "127.0.0.1:2".parse().expect("an address"), Kind::Replica));
+    let line = start_error(settings);
+    assert!(line.contains("belongs to member 1, not 2: correct the id or the data directory"), "{line}");
+}
+
+#[test]
+fn a_store_in_use_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    run(async {
+        let runtime = tokio::runtime::Handle::current();
+        let (_node, _handle) = Node::start(single(dir.path()), Words::default(), runtime.clone()).expect("starts");
+        let second = Node::start(single(dir.path()), Words::default(), runtime).map(|_| ());
+        let line = second.expect_err("refused").to_string();
+        assert!(line.contains("in use") && line.contains("stop that process first"), "{line}");
+    });
+}
+
+#[test]
+fn a_damaged_store_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    single_with_a_word(dir.path(), true);
+    let mut damaged = 0;
+    for (name, bytes) in bytes_of(dir.path()) {
+        let Some(at) = bytes.windows(4).position(|window| window == b"word") else { continue };
+        let mut bytes = bytes;
+        bytes[at] ^= 1;
+        std::fs::write(dir.path().join(&name), bytes).expect("written");
+        damaged += 1;
+    }
+    assert_eq!(damaged, 1, "the word stands in the log, and only there");
+    let before = bytes_of(dir.path());
+    let line = start_error(single(dir.path()));
+    assert!(line.contains("is damaged") && line.contains("move the directory away"), "{line}");
+    let again = start_error(single(dir.path()));
+    assert_eq!(line, again);
+    assert_eq!(before.keys().collect::<Vec<_>>(), bytes_of(dir.path()).keys().collect::<Vec<_>>());
+}
+
+#[test]
+fn settings_that_do_not_fit_are_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("store");
+    let good = single(&path);
+    let mut unlisted = good.clone();
+    unlisted.member = MemberId(7);
+    assert!(start_error(unlisted).contains("member 7 is not among the configured members"));
+    let mut twice = good.clone();
+    twice.members.push(twice.members[0].clone());
+    assert!(start_error(twice).contains("two configured members have the same id"));
+    let mut witness = good.clone();
+    witness.members[0].2 = Kind::Witness;
+    assert!(start_error(witness).contains("1 of 1 members are witnesses"));
+    let small = NodeSettings { ring_bytes: 4096, ..good.clone() };
+    assert!(start_error(small).contains("give it 4194304 at least"));
+    let volatile = NodeSettings { backend: rsm::Backend::Shm, ..good };
+    assert!(start_error(volatile).contains("allow a volatile store explicitly"));
+    assert!(!path.exists());
+}
