@@ -222,7 +222,7 @@ impl Script {
             .unwrap_or_default()
             .into_iter()
             .partition(|send: &crate::Send| send.after == 0 || send.after + offset <= medium.durable as u64);
-        for crate::Send { to, message, .. } in Vec::<crate::Send>::from(go) {
+        for crate::Send { to, message, .. } in go {
             self.flight.push_back((medium.identity, cluster, to.0, message));
         }
         self.gated.insert(id, stay);
