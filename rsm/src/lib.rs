@@ -1,4 +1,65 @@
-//! A replicated state machine.
+//! A replicated state machine: a primary and its backups, ordered by viewstamps, under views that Paxos decides.
+//!
+//! # Chapter
+//!
+//! A cluster is a fixed set of **slots**, each a member's number. What fills a slot is one life of that member's store, its
+//! **incarnation**. A **view** says who is primary, which incarnation fills each slot, and which of them are **in sync**;
+//! view k is decided by Paxos instance k, whose acceptors are the slots of view k-1. With n slots, every quorum is
+//! q = ⌊n/2⌋ + 1.
+//!
+//! The primary puts commands, many at a time, into **entries**; an entry's **viewstamp** is (view, number of its last op),
+//! and op numbers run on through all views without gaps. It sends entries to everybody at the same time as to its own
+//! medium. A member acknowledges what is durable in its log *and* matched with the primary's log in this view. What q
+//! in-sync members have acknowledged in this view, its first entry (the **barrier**) included, is **committed**; the
+//! primary executes it and answers. The others hear of the commit with the next message, and execute too.
+//!
+//! ```text
+//!   submit ─▶ primary: batch ─┬─▶ own log ───────────────┐
+//!                             ├─▶ backup: log ─▶ ack ────┼─▶ q hold it: committed ─▶ execute ─▶ answer
+//!                             └─▶ backup: log ─▶ ack ────┘
+//! ```
+//!
+//! When the primary is gone, a majority agrees that it is, one member proposes the next view, everybody who learns of it
+//! *enters* it (durably, one way) and reports its log's last viewstamp. The new primary takes the log with the highest
+//! viewstamp among q reports, puts its barrier on top, and serves once that is committed. Since any q that acknowledged and
+//! any q that report share a store, nothing acknowledged is ever missing.
+//!
+//! Nobody leaves the in-sync set for being down or slow: a majority goes on without it, and it catches up when it is back.
+//! Only a store that is *gone* is replaced, by a new incarnation that starts as **syncing**, counts for nothing but votes,
+//! and is promoted when it holds everything. So the death of a minority costs its clients nothing, unless the primary was
+//! among it.
+//!
+//! It is Viewstamped Replication (Oki and Liskov, PODC 1988; Liskov and Cowling 2012), with the primary of a view decided
+//! rather than derived, as in Vertical Paxos (Lamport, Malkhi, Zhou, PODC 2009) and PacificA (Lin et al. 2008).
+//!
+//! **Rules.** The code cites them by these numbers where it keeps them, and the tests where they break them:
+//!
+//! | | rule | kept in |
+//! |---|---|---|
+//! | S1 | A store takes part only in the instance after its last view, and only if that view lists its incarnation. | `paxos`, `replica/views.rs` |
+//! | S2 | Entering a view is durable and one-way; then nothing of a lower one is acknowledged, reported or assigned. | `replica/views.rs` |
+//! | S3 | Committed: held by q in-sync members, acknowledged in this view, its barrier among it. | `replica/normal.rs` |
+//! | S4 | A view starts from the highest viewstamp among q reports of in-sync members; it serves once its barrier is committed. | `replica/view_change.rs` |
+//! | S5 | The primary is in sync, or promoted in this very view. | `view.rs` |
+//! | S6 | In-sync sets lose only stores that are gone, and never fall below q. | `view.rs`, `replica/views.rs` |
+//! | S7 | A new store enters as syncing, and is promoted once it durably holds everything through the last view's barrier. | `view.rs`, `replica/views.rs` |
+//! | S8 | A restarted primary never resumes its view; an op number of a view is assigned once. | `replica/mod.rs`, `replica/normal.rs` |
+//! | S9 | Only what is committed is executed, in order, once; answers come out of the execution. | `replica/execution.rs` |
+//! | S10 | A lost store is another incarnation. Founding needs the word of all members. | `replica/founding.rs` |
+//! | S11 | One ballot carries one value; nothing rests on a proposal having failed. | `paxos`, `replica/views.rs` |
+//!
+//! **Cores decide, shells act.** [`Replica`] is a plain struct: it takes an [`Input`], fills an [`Output`] (persist, then send,
+//! then answer), and knows no clock, thread, socket or file. [`Node`] is the shell around it.
+//!
+//! # Limits of this implementation
+//!
+//! - The number of slots is fixed at founding; a slot's store can be replaced, a slot cannot be added or removed.
+//! - All members are replicas. A witness is a kind that views can list, and that nothing makes yet.
+//! - A damaged entry is not repaired from another member: a store that is damaged refuses to start, and its member
+//!   rejoins with an empty one.
+//! - A snapshot is taken in one go on the replica thread, and its newest image stays in memory for laggards.
+//! - After the loss of more than n - q stores the service waits for ever; there is no way yet to accept the loss.
+#![forbid(unsafe_code)]
 
 mod control;
 mod entry;
