@@ -1,0 +1,142 @@
+//! The machine itself: one op in, one reply out.
+
+use std::time::Duration;
+
+use lock_protocol::{Open, Opened, RequestNumber, SessionId};
+use rsm::StateMachine;
+
+use super::effects::Effects;
+use super::limits::Limits;
+use super::op::{Op, Reply};
+use super::running_hash::RunningHash;
+use super::sessions::Sessions;
+use super::table::{Around, Table};
+use super::time::ServiceTime;
+
+/// Op numbers stay below this, so that a fencing token is exact wherever numbers are floating point (JSON readers).
+const OP_END: u64 = 1 << 53;
+
+/// The replicated state of the lock service.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    pub(super) limits: Limits,
+    /// The last op executed; a number at or below it is not executed again.
+    pub(super) applied: u64,
+    pub(super) hash: RunningHash,
+    pub(super) time: ServiceTime,
+    pub(super) sessions: Sessions,
+    pub(super) table: Table,
+    /// Volatile; see the module.
+    pub(super) effects: Effects,
+}
+
+impl Machine {
+    /// An empty machine. All members of a cluster begin with the same limits.
+    pub fn new(limits: Limits) -> Self {
+        Machine { limits, ..Machine::default() }
+    }
+
+    /// The last op executed; 0 before the first.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// The shortest lease of all sessions, from which the tick interval follows; none without sessions.
+    pub fn shortest_lease(&self) -> Option<Duration> {
+        self.sessions.shortest_lease()
+    }
+
+    /// Whether there is a session, dead ones that are not swept yet included: then time must be ticked.
+    pub fn has_sessions(&self) -> bool {
+        self.sessions.len() > 0
+    }
+
+    /// How many sessions there are, dead ones that are not swept yet included.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// How many locks are held.
+    pub fn lock_count(&self) -> usize {
+        self.table.len()
+    }
+
+    /// A hash of the whole state, for tests and for comparing members by hand: it costs a snapshot.
+    pub fn digest(&self) -> u64 {
+        RunningHash::of(&self.snapshot())
+    }
+
+    fn dispatch(&mut self, op: Op) -> Reply {
+        match op {
+            Op::Open(open) => self.on_open(open),
+            Op::Request { session, floor, request } => Reply::Outcome(self.on_request(session, floor, &request)),
+            Op::Tick { elapsed_us, keep_alives } => self.on_tick(elapsed_us, &keep_alives),
+            Op::Sweep => self.on_sweep(),
+            Op::Close { session } => self.on_close(session),
+            Op::Read(query) => Reply::Answer(self.on_read(&query)),
+        }
+    }
+
+    fn on_open(&mut self, open: Open) -> Reply {
+        if let Some((session, entry)) = self.sessions.by_nonce(open.nonce) {
+            return Reply::Opened(Opened { session, lease_ms: lease_ms(entry.lease) });
+        }
+        if self.sessions.len() as u64 >= self.limits.sessions {
+            return Reply::Busy(format!("at most {} sessions", self.limits.sessions));
+        }
+        let lease = self.sessions.open(self.applied, self.time, open).lease;
+        Reply::Opened(Opened { session: SessionId(self.applied), lease_ms: lease_ms(lease) })
+    }
+
+    /// The order is the safety argument: time first, then deaths, then renewals. Renewing first would give a lease that
+    /// ends earlier than the client counts, and would revive what is over.
+    fn on_tick(&mut self, elapsed_us: u64, keep_alives: &[(SessionId, RequestNumber)]) -> Reply {
+        self.time.advance(elapsed_us, self.sessions.shortest_lease());
+        let expired = self.sessions.expire(self.applied, self.time);
+        let mut gone = Vec::new();
+        for &(session, floor) in keep_alives {
+            if !self.sessions.renew(self.applied, session, floor, self.time) {
+                gone.push(session);
+            }
+        }
+        Reply::Ticked { gone, expired }
+    }
+
+    pub(super) fn table_and_around(&mut self) -> (&mut Table, Around<'_>) {
+        let Machine { table, sessions, effects, applied, time, .. } = self;
+        (table, Around { sessions, effects, op: *applied, now_us: time.0 })
+    }
+}
+
+impl StateMachine for Machine {
+    fn apply(&mut self, op: u64, command: &[u8]) -> Vec<u8> {
+        assert!(op < OP_END, "op {op} is not below 2^53");
+        if op <= self.applied {
+            return Reply::Replayed.encode();
+        }
+        self.applied = op;
+        let reply = match Op::decode(command) {
+            Ok(op) => self.dispatch(op),
+            Err(_) => Reply::Malformed,
+        };
+        let reply = reply.encode();
+        self.hash.absorb(op, command, &reply);
+        reply
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.write_snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
+        self.restore_snapshot(snapshot).map_err(|error| error.to_string())
+    }
+
+    fn hash(&self) -> u64 {
+        self.hash.0
+    }
+}
+
+fn lease_ms(lease: Duration) -> u64 {
+    u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)
+}

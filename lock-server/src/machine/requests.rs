@@ -1,0 +1,196 @@
+//! A session's requests: each number once, and each command's meaning.
+
+use lock_protocol::{Command, FencingToken, LockName, Mode, Outcome, Request, RequestNumber, Requeued, SessionId};
+
+use super::Machine;
+use super::table::{Acquired, Standing};
+use super::window::{Admission, Done};
+
+impl Machine {
+    pub(super) fn on_request(&mut self, session: SessionId, floor: RequestNumber, request: &Request) -> Outcome {
+        let op = self.applied;
+        let window = self.limits.request_window;
+        let Some(entry) = self.sessions.live_mut(session) else { return Outcome::SessionGone };
+        entry.changed = op;
+        entry.window.raise_floor(floor);
+        match entry.window.admit(request.number, window) {
+            Admission::BelowFloor => Outcome::BelowFloor,
+            Admission::BeyondWindow => limit_reached("request numbers above the session's floor", window),
+            Admission::Repeated(Done::CancelledAhead) => self.after_its_cancel(session, request),
+            Admission::Repeated(done) => self.repeated(session, request, done),
+            Admission::New => {
+                let outcome = self.execute(session, request);
+                self.record(session, request, &outcome);
+                outcome
+            }
+        }
+    }
+
+    fn execute(&mut self, session: SessionId, request: &Request) -> Outcome {
+        match &request.command {
+            Command::Acquire { name, mode } => self.acquire(session, name, request.number, *mode),
+            Command::Cancel { name, acquire } => self.cancel(session, name, *acquire),
+            Command::Release { name, token, requeue } => self.release(session, name, *token, request.number, *requeue),
+            Command::Downgrade { name, token } => self.downgrade(session, name, *token),
+        }
+    }
+
+    /// Remembers an outcome, or where to look for it.
+    fn record(&mut self, session: SessionId, request: &Request, outcome: &Outcome) {
+        let done = match (&request.command, outcome) {
+            (Command::Acquire { .. }, Outcome::Granted { .. } | Outcome::Queued) => Done::Acquire,
+            (Command::Release { .. }, Outcome::Released { requeued: Some(_) }) => Done::Requeue,
+            _ => Done::Outcome(outcome.clone()),
+        };
+        if let Some(session) = self.sessions.live_mut(session) {
+            session.window.record(request.number, done);
+        }
+    }
+
+    /// A repetition. What became of an acquire or requeue is read off the lock's entry.
+    fn repeated(&self, session: SessionId, request: &Request, done: Done) -> Outcome {
+        let name = request.command.name();
+        let standing = self.standing(session, name);
+        let now = match standing {
+            Standing::Waits { acquire, .. } if acquire == request.number => Some(Requeued::Queued),
+            Standing::Holds(tenure) if tenure.acquire == request.number => {
+                let others_waiting = self.table.get(name).is_some_and(|lock| lock.others_waiting(tenure.mode()));
+                Some(Requeued::Granted { token: tenure.token(), others_waiting })
+            }
+            _ => None,
+        };
+        match (done, now) {
+            (Done::Outcome(outcome), _) => outcome,
+            (Done::Requeue, requeued) => Outcome::Released { requeued },
+            (_, Some(Requeued::Queued)) => Outcome::Queued,
+            (_, Some(Requeued::Granted { token, others_waiting })) => Outcome::Granted { token, others_waiting },
+            (_, None) => Outcome::Gone,
+        }
+    }
+
+    /// The cancel overtook the request that it means: an acquire is not executed at all, a release without its requeue.
+    fn after_its_cancel(&mut self, session: SessionId, request: &Request) -> Outcome {
+        let outcome = match &request.command {
+            Command::Acquire { .. } => return Outcome::Gone,
+            Command::Release { name, token, .. } => self.release(session, name, *token, request.number, None),
+            _ => self.execute(session, request),
+        };
+        self.record(session, request, &outcome);
+        outcome
+    }
+
+    fn acquire(&mut self, session: SessionId, name: &LockName, number: RequestNumber, mode: Mode) -> Outcome {
+        match self.standing(session, name) {
+            Standing::Holds(tenure) => Outcome::AlreadyHeld { token: tenure.token(), mode: tenure.mode() },
+            Standing::Waits { .. } => limit_reached("acquires of a session in one lock's queue", 1),
+            Standing::Neither => match self.no_room(session, name, mode) {
+                Some(refusal) => refusal,
+                None => self.take(session, name, number, mode).into(),
+            },
+        }
+    }
+
+    /// The limit that an acquire runs into.
+    fn no_room(&self, session: SessionId, name: &LockName, mode: Mode) -> Option<Outcome> {
+        let entry = self.sessions.live(session)?;
+        let limits = &self.limits;
+        let (held, waiting) = (entry.held.len() as u64, entry.waiting.len() as u64);
+        if held + waiting >= limits.locks_per_session {
+            return Some(limit_reached("locks of a session", limits.locks_per_session));
+        }
+        let must_queue = self.table.get(name).is_some_and(|lock| lock.must_queue(mode));
+        (must_queue && waiting >= limits.waiters_per_session)
+            .then(|| limit_reached("queues in which a session waits", limits.waiters_per_session))
+    }
+
+    fn take(&mut self, session: SessionId, name: &LockName, number: RequestNumber, mode: Mode) -> Acquired {
+        let (table, mut around) = self.table_and_around();
+        table.acquire(&mut around, session, name.clone(), number, mode)
+    }
+
+    /// In a session that waits in as many queues as it may, the requeue is left out; the release stands.
+    fn release(
+        &mut self,
+        session: SessionId,
+        name: &LockName,
+        token: FencingToken,
+        number: RequestNumber,
+        requeue: Option<Mode>,
+    ) -> Outcome {
+        if self.tenure_mode(session, name, token).is_none() {
+            return Outcome::NotHeld;
+        }
+        let waiters = self.limits.waiters_per_session;
+        let has_room = self.sessions.live(session).is_some_and(|entry| (entry.waiting.len() as u64) < waiters);
+        let requeue = requeue.filter(|_| has_room);
+        let (table, mut around) = self.table_and_around();
+        let requeued = table.release(&mut around, session, name, requeue.map(|mode| (number, mode)));
+        Outcome::Released { requeued: requeued.map(Requeued::from) }
+    }
+
+    fn downgrade(&mut self, session: SessionId, name: &LockName, token: FencingToken) -> Outcome {
+        match self.tenure_mode(session, name, token) {
+            None => Outcome::NotHeld,
+            Some(Mode::Shared) => Outcome::Downgraded,
+            Some(Mode::Exclusive) => {
+                let (table, mut around) = self.table_and_around();
+                table.downgrade(&mut around, session, name);
+                Outcome::Downgraded
+            }
+        }
+    }
+
+    /// Ends whatever the acquire has come to. Where it has not been executed yet, it never will be: otherwise it would be
+    /// granted to a client that has already forgotten it.
+    fn cancel(&mut self, session: SessionId, name: &LockName, acquire: RequestNumber) -> Outcome {
+        let standing = self.standing(session, name);
+        let window = self.limits.request_window;
+        let (table, mut around) = self.table_and_around();
+        match standing {
+            Standing::Waits { acquire: waiting, .. } if waiting == acquire => table.leave(&mut around, session, name),
+            Standing::Holds(tenure) if tenure.acquire == acquire => {
+                table.release(&mut around, session, name, None);
+            }
+            _ => {}
+        }
+        if let Some(entry) = self.sessions.live_mut(session)
+            && entry.window.admit(acquire, window) == Admission::New
+        {
+            entry.window.record(acquire, Done::CancelledAhead);
+        }
+        Outcome::Cancelled
+    }
+
+    fn standing(&self, session: SessionId, name: &LockName) -> Standing {
+        let place = self.sessions.live(session).and_then(|entry| entry.waiting.get(name).copied());
+        self.table.standing(session, name, place)
+    }
+
+    /// The mode of the tenure (session, name, token), where it is current.
+    fn tenure_mode(&self, session: SessionId, name: &LockName, token: FencingToken) -> Option<Mode> {
+        let tenure = self.table.get(name)?.holder(session)?;
+        (tenure.token() == token).then(|| tenure.mode())
+    }
+}
+
+impl From<Acquired> for Outcome {
+    fn from(acquired: Acquired) -> Outcome {
+        match acquired {
+            Acquired::Granted { token, others_waiting } => Outcome::Granted { token, others_waiting },
+            Acquired::Queued => Outcome::Queued,
+        }
+    }
+}
+
+impl From<Acquired> for Requeued {
+    fn from(acquired: Acquired) -> Requeued {
+        match acquired {
+            Acquired::Granted { token, others_waiting } => Requeued::Granted { token, others_waiting },
+            Acquired::Queued => Requeued::Queued,
+        }
+    }
+}
+
+fn limit_reached(what: &str, limit: u64) -> Outcome {
+    Outcome::LimitReached { limit: format!("{what}: at most {limit}") }
+}

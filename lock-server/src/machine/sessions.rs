@@ -1,0 +1,196 @@
+//! Sessions and their leases.
+//!
+//! A session lives until a tick brings service time to its deadline, or it is closed. Then it is dead: [`Sessions::live`]
+//! does not find it any more, so nothing can be asked or granted in its name, and nothing brings it back. It stays in the
+//! table until sweeps have cleaned up behind it, in the order of session ids.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use lock_protocol::{ClientIdentity, LEASE_MAX, LEASE_MIN, LockName, Open, RequestNumber, SessionId};
+
+use super::time::ServiceTime;
+use super::window::Window;
+
+/// A name of client or host is cut to so many bytes.
+const IDENTITY_MAX_BYTES: usize = 255;
+
+/// A session.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) nonce: u128,
+    pub(super) lease: Duration,
+    /// Service time at which it dies, µs.
+    pub(super) deadline_us: u64,
+    pub(super) dead: bool,
+    pub(super) identity: ClientIdentity,
+    pub(super) window: Window,
+    /// The op that last changed this session; grants and renewals count.
+    pub(super) changed: u64,
+    /// What it holds.
+    pub(super) held: BTreeSet<LockName>,
+    /// Where it waits, and its place there.
+    pub(super) waiting: BTreeMap<LockName, u64>,
+}
+
+/// All sessions, with the orders in which they are looked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sessions {
+    by_id: BTreeMap<SessionId, Session>,
+    nonces: BTreeMap<u128, SessionId>,
+    /// Of the living.
+    deadlines: BTreeSet<(u64, SessionId)>,
+    dead: BTreeSet<SessionId>,
+    /// How many have this lease, the dead included.
+    leases: BTreeMap<Duration, usize>,
+}
+
+impl Sessions {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn shortest_lease(&self) -> Option<Duration> {
+        self.leases.first_key_value().map(|(&lease, _)| lease)
+    }
+
+    /// The living session of this id.
+    pub(super) fn live(&self, id: SessionId) -> Option<&Session> {
+        self.by_id.get(&id).filter(|session| !session.dead)
+    }
+
+    pub(super) fn live_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.by_id.get_mut(&id).filter(|session| !session.dead)
+    }
+
+    /// Dead or alive.
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.by_id.get_mut(&id)
+    }
+
+    /// The living session that this nonce opened.
+    pub(super) fn by_nonce(&self, nonce: u128) -> Option<(SessionId, &Session)> {
+        let id = *self.nonces.get(&nonce)?;
+        self.live(id).map(|session| (id, session))
+    }
+
+    /// By id, dead or alive.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.by_id.iter().map(|(&id, session)| (id, session))
+    }
+
+    /// Opens a session; its id is the op's number.
+    pub(super) fn open(&mut self, op: u64, now: ServiceTime, open: Open) -> &Session {
+        let lease = Duration::from_millis(open.lease_ms).clamp(LEASE_MIN, LEASE_MAX);
+        let mut window = Window::default();
+        window.raise_floor(RequestNumber(1));
+        let session = Session {
+            nonce: open.nonce,
+            lease,
+            deadline_us: now.opened_until(lease),
+            dead: false,
+            identity: ClientIdentity {
+                client: cut(open.identity.client),
+                host: cut(open.identity.host),
+                pid: open.identity.pid,
+            },
+            window,
+            changed: op,
+            held: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+        };
+        self.insert(SessionId(op), session)
+    }
+
+    /// Puts a session into every order. A nonce whose session is dead opens a new one, and belongs to it from then on.
+    pub(super) fn insert(&mut self, id: SessionId, session: Session) -> &Session {
+        if session.dead {
+            self.dead.insert(id);
+        } else {
+            self.deadlines.insert((session.deadline_us, id));
+            self.nonces.insert(session.nonce, id);
+        }
+        *self.leases.entry(session.lease).or_default() += 1;
+        self.by_id.entry(id).or_insert(session)
+    }
+
+    /// Renews a lease, unless the session is dead: true where it was renewed.
+    pub(super) fn renew(&mut self, op: u64, id: SessionId, floor: RequestNumber, now: ServiceTime) -> bool {
+        let Some(session) = self.by_id.get_mut(&id).filter(|session| !session.dead) else { return false };
+        session.window.raise_floor(floor);
+        session.changed = op;
+        let until_us = now.renewed_until(session.lease);
+        if until_us > session.deadline_us {
+            self.deadlines.remove(&(session.deadline_us, id));
+            self.deadlines.insert((until_us, id));
+            session.deadline_us = until_us;
+        }
+        true
+    }
+
+    /// Ends every session whose deadline has come; returns how many.
+    pub(super) fn expire(&mut self, op: u64, now: ServiceTime) -> u64 {
+        let mut expired = 0;
+        while let Some(&(_, id)) = self.deadlines.first().filter(|(deadline_us, _)| *deadline_us <= now.0) {
+            self.end(op, id);
+            expired += 1;
+        }
+        expired
+    }
+
+    /// Ends a session; does nothing where it is dead or unknown.
+    pub(super) fn end(&mut self, op: u64, id: SessionId) {
+        let Some(session) = self.by_id.get_mut(&id).filter(|session| !session.dead) else { return };
+        session.dead = true;
+        session.changed = op;
+        session.window = Window::default();
+        self.deadlines.remove(&(session.deadline_us, id));
+        self.dead.insert(id);
+    }
+
+    /// The dead session that is swept next.
+    pub(super) fn first_dead(&self) -> Option<SessionId> {
+        self.dead.first().copied()
+    }
+
+    /// Forgets a dead session that holds nothing and waits nowhere.
+    pub(super) fn forget(&mut self, id: SessionId) {
+        let Some(session) = self.by_id.remove(&id) else { return };
+        assert!(
+            session.dead && session.held.is_empty() && session.waiting.is_empty(),
+            "session {id} is forgotten while it lives or has locks"
+        );
+        self.dead.remove(&id);
+        if self.nonces.get(&session.nonce) == Some(&id) {
+            self.nonces.remove(&session.nonce);
+        }
+        if let Some(count) = self.leases.get_mut(&session.lease) {
+            *count -= 1;
+            if *count == 0 {
+                self.leases.remove(&session.lease);
+            }
+        }
+    }
+}
+
+/// Cuts a text at a character's boundary.
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(IDENTITY_MAX_BYTES));
+    text.shrink_to_fit();
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_identity_is_cut_between_characters() {
+        assert_eq!(cut("é".repeat(200)).len(), 254);
+        assert_eq!(cut("short".into()), "short");
+    }
+}

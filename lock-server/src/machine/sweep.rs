@@ -1,0 +1,59 @@
+//! Cleaning up behind dead sessions.
+//!
+//! A session that dies with a hundred thousand locks must not hold up the others, so each op does a bounded number of
+//! steps: the lowest dead session first, its places in queues by name, its locks by name, at last itself. The primary
+//! submits sweeps one at a time while [`Machine::needs_sweep`]; which session dies is not its decision, so a sweep names none.
+
+use lock_protocol::SessionId;
+
+use super::op::Reply;
+use super::{Machine, table::Around};
+
+/// The most locks freed, places left and sessions forgotten by one op.
+pub const SWEEP_MAX_STEPS: usize = 1000;
+
+impl Machine {
+    /// Whether a sweep op has something to do.
+    pub fn needs_sweep(&self) -> bool {
+        self.sessions.first_dead().is_some()
+    }
+
+    pub(super) fn on_sweep(&mut self) -> Reply {
+        let mut steps = SWEEP_MAX_STEPS;
+        while steps > 0
+            && let Some(session) = self.sessions.first_dead()
+        {
+            steps = self.clean_up(session, steps);
+        }
+        Reply::Swept { more: self.needs_sweep() }
+    }
+
+    /// Ends the session as an expiry would, and cleans up at once as far as one op may; sweeps do the rest.
+    pub(super) fn on_close(&mut self, session: SessionId) -> Reply {
+        if self.sessions.live(session).is_some() {
+            self.sessions.end(self.applied, session);
+            self.clean_up(session, SWEEP_MAX_STEPS);
+        }
+        Reply::Closed
+    }
+
+    /// Takes up to `steps` steps for a dead session; returns how many are left.
+    fn clean_up(&mut self, session: SessionId, mut steps: usize) -> usize {
+        while steps > 0
+            && let Some(entry) = self.sessions.get(session)
+        {
+            steps -= 1;
+            let waits = entry.waiting.first_key_value().map(|(name, _)| name.clone());
+            let holds = entry.held.first().cloned();
+            let (table, mut around): (_, Around<'_>) = self.table_and_around();
+            match (waits, holds) {
+                (Some(name), _) => table.leave(&mut around, session, &name),
+                (None, Some(name)) => {
+                    table.release(&mut around, session, &name, None);
+                }
+                (None, None) => self.sessions.forget(session),
+            }
+        }
+        steps
+    }
+}

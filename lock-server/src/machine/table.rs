@@ -1,0 +1,291 @@
+//! The lock table: who holds what, who waits for it, and how it passes on.
+//!
+//! Everything that frees a lock, or part of it, ends in [`Table::pass_on`], in the same op: it grants from the head of the
+//! queue as long as the head is compatible with the holders, and stops at the first that is not. So the queue is first come
+//! first served, nobody overtakes a waiting exclusive, and shared ones at the head are granted together. A head whose
+//! session is dead leaves instead of being granted.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Bound;
+
+use lock_protocol::{FencingToken, LockName, Mode, RequestNumber, SessionId};
+
+use super::effects::{Effect, Effects, Revoke};
+use super::lock::{Demand, Lock, Many, Tenure};
+use super::queue::Waiter;
+use super::sessions::Sessions;
+
+/// The locks that are held.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table {
+    locks: BTreeMap<LockName, Lock>,
+}
+
+/// The rest of the machine, as far as a change of the table needs it.
+pub(super) struct Around<'a> {
+    pub(super) sessions: &'a mut Sessions,
+    pub(super) effects: &'a mut Effects,
+    /// The op that is being executed.
+    pub(super) op: u64,
+    /// Service time, µs.
+    pub(super) now_us: u64,
+}
+
+/// What became of an acquire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Acquired {
+    Granted { token: FencingToken, others_waiting: bool },
+    Queued,
+}
+
+/// What a session is to a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Holds(Tenure),
+    Waits { place: u64, acquire: RequestNumber },
+    Neither,
+}
+
+impl Table {
+    pub(super) fn len(&self) -> usize {
+        self.locks.len()
+    }
+
+    pub(super) fn get(&self, name: &LockName) -> Option<&Lock> {
+        self.locks.get(name)
+    }
+
+    /// By name, from `start` on.
+    pub(super) fn from(&self, start: Bound<LockName>) -> impl Iterator<Item = (&LockName, &Lock)> {
+        self.locks.range((start, Bound::Unbounded))
+    }
+
+    /// Puts back a lock from a snapshot.
+    pub(super) fn insert(&mut self, name: LockName, lock: Lock) {
+        self.locks.insert(name, lock);
+    }
+
+    /// What the session is to the lock. `place` is where the session's own index says that it waits.
+    pub(super) fn standing(&self, session: SessionId, name: &LockName, place: Option<u64>) -> Standing {
+        let Some(lock) = self.locks.get(name) else { return Standing::Neither };
+        if let Some(tenure) = lock.holder(session) {
+            return Standing::Holds(*tenure);
+        }
+        match place.and_then(|place| lock.queue()?.at(place).map(|waiter| (place, waiter.acquire))) {
+            Some((place, acquire)) => Standing::Waits { place, acquire },
+            None => Standing::Neither,
+        }
+    }
+
+    /// Takes the lock, or joins its queue. The session neither holds it nor waits for it.
+    pub(super) fn acquire(
+        &mut self,
+        around: &mut Around<'_>,
+        session: SessionId,
+        name: LockName,
+        acquire: RequestNumber,
+        mode: Mode,
+    ) -> Acquired {
+        let token = FencingToken(around.op);
+        match self.locks.entry(name) {
+            Entry::Vacant(entry) => {
+                let shared_name = entry.key().clone();
+                entry.insert(Lock::Single(Tenure::new(session, acquire, around.now_us, token, mode)));
+                around.holder_came(session, shared_name);
+                Acquired::Granted { token, others_waiting: false }
+            }
+            Entry::Occupied(mut entry) => {
+                // The key's own allocation, so that a name is stored once however many indexes it is in.
+                let name = entry.key().clone();
+                let before = entry.get().demand();
+                let many = entry.get_mut().many(around.op);
+                many.queue.join(around.op, Waiter { session, acquire, mode, since_us: around.now_us });
+                around.waiter_came(session, name.clone());
+                pass_on(many, &name, around, before, Some(session));
+                let acquired = many.acquired(session, mode);
+                entry.get_mut().compact();
+                acquired
+            }
+        }
+    }
+
+    /// Ends a tenure, joins the end of the queue again where that is asked for, and passes the lock on. In this order, so
+    /// that a grant to the next one says whether the requeue waits behind it. The session holds the lock.
+    pub(super) fn release(
+        &mut self,
+        around: &mut Around<'_>,
+        session: SessionId,
+        name: &LockName,
+        requeue: Option<(RequestNumber, Mode)>,
+    ) -> Option<Acquired> {
+        let Entry::Occupied(mut entry) = self.locks.entry(name.clone()) else {
+            panic!("session {session} releases '{name}', which nobody holds")
+        };
+        let shared_name = entry.key().clone();
+        around.holder_left(session, name);
+        let many = match entry.get_mut() {
+            Lock::Single(_) => {
+                entry.remove();
+                let (acquire, mode) = requeue?;
+                return Some(self.acquire(around, session, shared_name, acquire, mode));
+            }
+            Lock::Many(many) => many,
+        };
+        let before = many.demand();
+        many.changed = around.op;
+        let tenure = many.holders.remove(&session);
+        let tenure = tenure.unwrap_or_else(|| panic!("session {session} releases '{name}' without holding it"));
+        around.effects.withdraw(session, name, tenure.token());
+        if let Some((acquire, mode)) = requeue {
+            many.queue.join(around.op, Waiter { session, acquire, mode, since_us: around.now_us });
+            around.waiter_came(session, shared_name);
+        }
+        pass_on(many, name, around, before, requeue.map(|_| session));
+        let requeued = requeue.map(|(_, mode)| many.acquired(session, mode));
+        if many.holders.is_empty() {
+            entry.remove();
+        } else {
+            entry.get_mut().compact();
+        }
+        requeued
+    }
+
+    /// Leaves the queue; shared ones behind an exclusive may be free to go now.
+    pub(super) fn leave(&mut self, around: &mut Around<'_>, session: SessionId, name: &LockName) {
+        let place = around.waiter_left(session, name);
+        let lock = self.locks.get_mut(name);
+        let lock = lock.unwrap_or_else(|| panic!("session {session} waits for '{name}', which nobody holds"));
+        let before = lock.demand();
+        let many = lock.many(around.op);
+        let left = many.queue.leave(place);
+        assert!(left.is_some_and(|waiter| waiter.session == session), "place {place} of '{name}' is another's");
+        pass_on(many, name, around, before, None);
+        lock.compact();
+    }
+
+    /// Turns the session's tenure into a shared one; shared ones at the head of the queue come in.
+    pub(super) fn downgrade(&mut self, around: &mut Around<'_>, session: SessionId, name: &LockName) {
+        let lock = self.locks.get_mut(name);
+        let lock = lock.unwrap_or_else(|| panic!("session {session} downgrades '{name}', which nobody holds"));
+        let before = lock.demand();
+        let many = lock.many(around.op);
+        let tenure = many.holders.get_mut(&session);
+        let tenure = tenure.unwrap_or_else(|| panic!("session {session} downgrades '{name}' without holding it"));
+        *tenure = tenure.downgraded();
+        pass_on(many, name, around, before, None);
+        lock.compact();
+    }
+
+    /// Derives the index of revokes anew, from the locks alone.
+    pub(super) fn derive_revokes(&self, effects: &mut Effects) {
+        for (name, lock) in &self.locks {
+            for tenure in lock.holders() {
+                if let Some(target) = lock.demand().target(tenure.mode()) {
+                    let revoke = Revoke { session: tenure.session, name: name.clone(), token: tenure.token(), target };
+                    effects.revoke(revoke, false);
+                }
+            }
+        }
+    }
+}
+
+impl Many {
+    /// What has become of the session's acquire in this op.
+    fn acquired(&self, session: SessionId, mode: Mode) -> Acquired {
+        match self.holders.get(&session) {
+            Some(tenure) => {
+                let others_waiting = self.queue.conflicts_with(mode);
+                Acquired::Granted { token: tenure.token(), others_waiting }
+            }
+            None => Acquired::Queued,
+        }
+    }
+}
+
+/// Grants from the head of the queue as far as the holders admit, and brings the revokes up to date. `own` is the session
+/// whose acquire is being executed: it hears of its grant by the reply.
+fn pass_on(many: &mut Many, name: &LockName, around: &mut Around<'_>, before: Demand, own: Option<SessionId>) {
+    let token = FencingToken(around.op);
+    let mut granted = Vec::new();
+    while let Some((place, head)) = many.queue.first() {
+        let lives = around.sessions.live(head.session).is_some();
+        if lives && !many.admits(head.mode) {
+            break;
+        }
+        many.queue.leave(place);
+        let shared_name = around.waiter_went(head.session, name);
+        if lives {
+            let tenure = Tenure::new(head.session, head.acquire, around.now_us, token, head.mode);
+            many.holders.insert(head.session, tenure);
+            around.holder_came(head.session, shared_name);
+            granted.push(tenure);
+        }
+    }
+    for tenure in &granted {
+        if own != Some(tenure.session) {
+            around.effects.granted(|| Effect::Granted {
+                session: tenure.session,
+                name: name.clone(),
+                acquire: tenure.acquire,
+                token,
+                others_waiting: many.queue.conflicts_with(tenure.mode()),
+            });
+        }
+    }
+    update_revokes(many, name, around.effects, before, &granted);
+}
+
+/// The demand is the same for all holders of a lock: where it did not change, only new holders have to be looked at.
+fn update_revokes(many: &Many, name: &LockName, effects: &mut Effects, before: Demand, granted: &[Tenure]) {
+    let demand = many.demand();
+    let mut update = |tenure: &Tenure| match demand.target(tenure.mode()) {
+        Some(target) => {
+            let told_by_grant = granted.iter().any(|new| new.session == tenure.session);
+            let revoke = Revoke { session: tenure.session, name: name.clone(), token: tenure.token(), target };
+            effects.revoke(revoke, told_by_grant);
+        }
+        None => effects.withdraw(tenure.session, name, tenure.token()),
+    };
+    if demand == before {
+        granted.iter().for_each(&mut update);
+    } else {
+        many.holders.values().for_each(&mut update);
+    }
+}
+
+/// The sessions' own index of what they hold and wait for.
+impl Around<'_> {
+    fn holder_came(&mut self, session: SessionId, name: LockName) {
+        let session = self.known(session);
+        assert!(session.held.insert(name), "a session holds a lock twice");
+    }
+
+    fn holder_left(&mut self, session: SessionId, name: &LockName) {
+        assert!(self.known(session).held.remove(name), "'{name}' is released by a session that does not hold it");
+    }
+
+    fn waiter_came(&mut self, session: SessionId, name: LockName) {
+        let op = self.op;
+        assert!(self.known(session).waiting.insert(name, op).is_none(), "a session waits twice for a lock");
+    }
+
+    fn waiter_left(&mut self, session: SessionId, name: &LockName) -> u64 {
+        let place = self.known(session).waiting.remove(name);
+        place.unwrap_or_else(|| panic!("session {session} leaves the queue of '{name}' without standing there"))
+    }
+
+    /// As [`Around::waiter_left`], and gives back the name in its shared allocation.
+    fn waiter_went(&mut self, session: SessionId, name: &LockName) -> LockName {
+        let place = self.known(session).waiting.remove_entry(name);
+        place.unwrap_or_else(|| panic!("session {session} waits for '{name}' without knowing it")).0
+    }
+
+    fn known(&mut self, session: SessionId) -> &mut super::sessions::Session {
+        let op = self.op;
+        let known = self.sessions.get_mut(session);
+        let known = known.unwrap_or_else(|| panic!("session {session} has locks or waits, but is not in the table"));
+        known.changed = op;
+        known
+    }
+}
