@@ -1,209 +1,18 @@
-//! Three members in one process, over loopback, on real stores.
+//! Members in one process, over loopback, on real stores.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
+mod cluster;
+
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-use rsm::{Application, Handle, Kind, MemberId, Node, NodeSettings, Rejection, StateMachine, Status};
-use tempfile::TempDir;
-use tokio::task::{JoinHandle, JoinSet};
-use wire::{Endpoint, Listener};
-
-const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Remembers words; a word that comes again changes nothing.
-#[derive(Default)]
-struct Words {
-    words: BTreeSet<Vec<u8>>,
-    hash: u64,
-    serves: bool,
-}
-
-impl StateMachine for Words {
-    fn apply(&mut self, _: u64, command: &[u8]) -> Vec<u8> {
-        if self.words.insert(command.to_vec()) {
-            for byte in command {
-                self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-            }
-        }
-        (self.words.len() as u64).to_le_bytes().to_vec()
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        postcard::to_stdvec(&(&self.words, self.hash)).expect("encodes")
-    }
-
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
-        (self.words, self.hash) = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
-        Ok(())
-    }
-
-    fn hash(&self) -> u64 {
-        self.hash
-    }
-}
-
-impl Application for Words {
-    fn serving(&mut self) {
-        assert!(!self.serves, "told twice");
-        self.serves = true;
-    }
-
-    fn stopped_serving(&mut self) {
-        assert!(self.serves, "told without having served");
-        self.serves = false;
-    }
-
-    fn executed(&mut self) {
-        assert!(self.serves, "told while not serving");
-    }
-}
-
-struct Member {
-    node: Node,
-    handle: Handle,
-    accepting: JoinHandle<()>,
-}
-
-struct Cluster {
-    dir: TempDir,
-    endpoints: Vec<Endpoint>,
-    snapshot_every_bytes: usize,
-    members: BTreeMap<u64, Member>,
-}
-
-impl Cluster {
-    async fn start(count: u64) -> Cluster {
-        let mut listeners = Vec::new();
-        for _ in 0..count {
-            listeners.push(Listener::bind(&"127.0.0.1:0".parse().expect("an address")).await.expect("bound"));
-        }
-        let address = |listener: &Listener| listener.address().expect("an address").to_string();
-        let endpoints = listeners.iter().map(|listener| address(listener).parse().expect("an address")).collect();
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut cluster = Cluster { dir, endpoints, snapshot_every_bytes: 4 << 20, members: BTreeMap::new() };
-        for (id, listener) in (1..).zip(listeners) {
-            cluster.start_on(id, listener);
-        }
-        cluster
-    }
-
-    fn settings(&self, id: u64) -> NodeSettings {
-        let members = (1..).zip(&self.endpoints).map(|(id, at)| (MemberId(id), at.clone(), Kind::Replica)).collect();
-        let dir = self.dir.path().join(id.to_string());
-        NodeSettings {
-            ring_bytes: 16 << 20,
-            snapshot_every_bytes: self.snapshot_every_bytes,
-            ..NodeSettings::new(MemberId(id), "test", members, dir)
-        }
-    }
-
-    fn start_on(&mut self, id: u64, listener: Listener) {
-        let runtime = tokio::runtime::Handle::current();
-        let (node, handle) = Node::start(self.settings(id), Words::default(), runtime).expect("starts");
-        let accepting = tokio::spawn(accept_all(listener, handle.clone()));
-        self.members.insert(id, Member { node, handle, accepting });
-    }
-
-    async fn restart(&mut self, id: u64) {
-        let listener = Listener::bind(&self.endpoints[id as usize - 1]).await.expect("bound again");
-        self.start_on(id, listener);
-    }
-
-    /// Ends a member like a crash.
-    async fn kill(&mut self, id: u64) {
-        let member = self.members.remove(&id).expect("it runs");
-        member.accepting.abort();
-        drop(member.accepting.await);
-        drop(member.node);
-    }
-
-    async fn stop_all(&mut self) {
-        for (_, member) in std::mem::take(&mut self.members) {
-            member.handle.stop().await;
-            assert_eq!(member.node.wait().await, Ok(()));
-            member.accepting.abort();
-            drop(member.accepting.await);
-        }
-    }
-
-    fn handle(&self, id: u64) -> &Handle {
-        &self.members[&id].handle
-    }
-
-    /// The member that serves as primary, once one does.
-    async fn primary(&self) -> u64 {
-        let mut waits = JoinSet::new();
-        for (id, member) in &self.members {
-            let (id, handle) = (*id, member.handle.clone());
-            waits.spawn(async move {
-                status(&handle, |status| status.is_primary && status.serving).await;
-                id
-            });
-        }
-        waits.join_next().await.expect("a member").expect("no panic")
-    }
-
-    /// Has a word remembered, by whoever is primary.
-    async fn remember(&self, word: &str) -> u64 {
-        loop {
-            let primary = self.primary().await;
-            match self.handle(primary).submit(word.into(), false).await {
-                Ok(answer) => return u64::from_le_bytes(answer.try_into().expect("eight bytes")),
-                Err(Rejection::Busy) => panic!("busy with one command"),
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    }
-
-    /// All members have executed the same, this many words.
-    async fn agree(&self, words: usize) {
-        let mut hashes = BTreeSet::new();
-        for member in self.members.values() {
-            loop {
-                let look = |machine: &mut Words| (machine.words.len(), machine.hash);
-                let (count, hash) = member.handle.visit(look).await.expect("it runs");
-                if count == words {
-                    hashes.insert(hash);
-                    break;
-                }
-                member.handle.status_changes().changed().await.expect("it runs");
-            }
-        }
-        assert_eq!(hashes.len(), 1);
-    }
-}
-
-async fn accept_all(listener: Listener, handle: Handle) {
-    let mut connections = JoinSet::new();
-    loop {
-        let mut connection = listener.accept().await.expect("a connection");
-        let handle = handle.clone();
-        connections.spawn(async move {
-            if let Ok(hello) = connection.read_hello().await {
-                drop(handle.accept_peer(connection, hello).await);
-            }
-        });
-    }
-}
-
-async fn status(handle: &Handle, is: impl FnMut(&Arc<Status>) -> bool) -> Arc<Status> {
-    let mut changes = handle.status_changes();
-    let status = changes.wait_for(is).await.expect("it runs");
-    Arc::clone(&status)
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await.expect("in time") });
-}
+use cluster::{BUG, Cluster, Words, run, status};
+use rsm::{Backend, Kind, MemberId, Node, NodeSettings, Rejection};
 
 #[test]
 fn a_cluster_survives_the_loss_of_its_primary_and_takes_it_back() {
+    let dir = tempfile::tempdir().expect("a directory");
     run(async {
-        let mut cluster = Cluster::start(3).await;
+        let mut cluster = Cluster::start(dir.path(), 3).await;
         assert_eq!(cluster.remember("one").await, 1);
         cluster.agree(1).await;
         let first = cluster.primary().await;
@@ -218,16 +27,15 @@ fn a_cluster_survives_the_loss_of_its_primary_and_takes_it_back() {
 
 #[test]
 fn a_cluster_that_stopped_remembers_everything() {
+    let dir = tempfile::tempdir().expect("a directory");
     run(async {
-        let mut cluster = Cluster::start(3).await;
+        let mut cluster = Cluster::start(dir.path(), 3).await;
         for word in ["one", "two", "three"] {
             cluster.remember(word).await;
         }
         let identities: Vec<_> = cluster.members.values().map(|member| member.handle.identity()).collect();
         cluster.stop_all().await;
-        for id in 1..=3 {
-            cluster.restart(id).await;
-        }
+        cluster.start_all().await;
         assert_eq!(cluster.remember("four").await, 4);
         cluster.agree(4).await;
         assert!(cluster.members.values().map(|member| member.handle.identity()).eq(identities));
@@ -236,8 +44,9 @@ fn a_cluster_that_stopped_remembers_everything() {
 
 #[test]
 fn a_cluster_that_crashed_as_a_whole_remembers_what_it_answered() {
+    let dir = tempfile::tempdir().expect("a directory");
     run(async {
-        let mut cluster = Cluster::start(3).await;
+        let mut cluster = Cluster::start(dir.path(), 3).await;
         let words: Vec<String> = (0..200).map(|number| format!("word {number}")).collect();
         let primary = cluster.primary().await;
         let commands = words.iter().map(|word| word.clone().into_bytes()).collect();
@@ -247,9 +56,7 @@ fn a_cluster_that_crashed_as_a_whole_remembers_what_it_answered() {
         for id in 1..=3 {
             cluster.kill(id).await;
         }
-        for id in 1..=3 {
-            cluster.restart(id).await;
-        }
+        cluster.start_all().await;
         assert_eq!(cluster.remember("one more").await, 201);
         cluster.agree(201).await;
     });
@@ -257,13 +64,12 @@ fn a_cluster_that_crashed_as_a_whole_remembers_what_it_answered() {
 
 #[test]
 fn a_member_that_missed_much_catches_up_and_starts_from_its_snapshot() {
+    let dir = tempfile::tempdir().expect("a directory");
     run(async {
-        let mut cluster = Cluster::start(3).await;
+        let mut cluster = Cluster::start(dir.path(), 3).await;
         cluster.stop_all().await;
         cluster.snapshot_every_bytes = 64 << 10;
-        for id in 1..=3 {
-            cluster.restart(id).await;
-        }
+        cluster.start_all().await;
         cluster.remember("one").await;
         let absent = cluster.primary().await % 3 + 1;
         cluster.kill(absent).await;
@@ -274,9 +80,7 @@ fn a_member_that_missed_much_catches_up_and_starts_from_its_snapshot() {
         cluster.restart(absent).await;
         cluster.agree(401).await;
         cluster.stop_all().await;
-        for id in 1..=3 {
-            cluster.restart(id).await;
-        }
+        cluster.start_all().await;
         assert_eq!(cluster.remember("two").await, 402);
         cluster.agree(402).await;
     });
@@ -284,8 +88,9 @@ fn a_member_that_missed_much_catches_up_and_starts_from_its_snapshot() {
 
 #[test]
 fn a_primary_that_stops_hands_over_first() {
+    let dir = tempfile::tempdir().expect("a directory");
     run(async {
-        let mut cluster = Cluster::start(3).await;
+        let mut cluster = Cluster::start(dir.path(), 3).await;
         cluster.remember("one").await;
         let first = cluster.primary().await;
         let member = cluster.members.remove(&first).expect("it runs");
@@ -300,8 +105,9 @@ fn a_primary_that_stops_hands_over_first() {
 
 #[test]
 fn a_backup_refuses_commands() {
+    let dir = tempfile::tempdir().expect("a directory");
     run(async {
-        let cluster = Cluster::start(3).await;
+        let cluster = Cluster::start(dir.path(), 3).await;
         let backup = cluster.primary().await % 3 + 1;
         status(cluster.handle(backup), |status| status.serving).await;
         let refused = cluster.handle(backup).submit(b"word".to_vec(), false).await;
@@ -311,8 +117,9 @@ fn a_backup_refuses_commands() {
 
 #[test]
 fn members_that_do_not_answer_stop_the_service_and_nothing_is_lost_when_they_are_back() {
+    let dir = tempfile::tempdir().expect("a directory");
     run(async {
-        let mut cluster = Cluster::start(3).await;
+        let mut cluster = Cluster::start(dir.path(), 3).await;
         cluster.remember("one").await;
         let primary = cluster.primary().await;
         let others: Vec<u64> = (1..=3).filter(|id| *id != primary).collect();
@@ -371,6 +178,20 @@ fn a_single_member_serves_alone() {
     single_with_a_word(dir.path(), false);
     single_with_a_word(dir.path(), true);
     single_with_a_word(dir.path(), true);
+}
+
+#[test]
+fn a_failed_assertion_stops_the_member_and_is_not_taken_for_an_answer() {
+    let dir = tempfile::tempdir().expect("a directory");
+    run(async {
+        let runtime = tokio::runtime::Handle::current();
+        let (node, handle) = Node::start(single(dir.path()), Words::default(), runtime).expect("starts");
+        status(&handle, |status| status.is_primary && status.serving).await;
+        assert_eq!(handle.submit(BUG.to_vec(), false).await, Err(Rejection::Unknown));
+        let line = node.wait().await.expect_err("it cannot go on");
+        assert!(line.contains("assertion") && !line.contains('\n'), "{line}");
+        handle.stop().await;
+    });
 }
 
 #[test]
@@ -433,7 +254,27 @@ fn settings_that_do_not_fit_are_refused_before_anything_is_written() {
     assert!(start_error(witness).contains("1 of 1 members are witnesses"));
     let small = NodeSettings { ring_bytes: 4096, ..good.clone() };
     assert!(start_error(small).contains("give it 4194304 at least"));
-    let volatile = NodeSettings { backend: rsm::Backend::Shm, ..good };
+    let volatile = NodeSettings { backend: Backend::Shm, ..good };
     assert!(start_error(volatile).contains("allow a volatile store explicitly"));
     assert!(!path.exists());
+}
+
+#[test]
+fn members_on_shared_memory_write_inline_and_survive_the_end_of_the_process() {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
+    run(async {
+        let mut cluster = Cluster::stopped(dir.path(), cluster::free_endpoints(3).await);
+        cluster.backend = Backend::Shm;
+        cluster.start_all().await;
+        for count in 1..=50 {
+            assert_eq!(cluster.remember(&format!("word {count}")).await, count);
+        }
+        assert!(cluster.handle(1).durability().contains("volatile"), "{}", cluster.handle(1).durability());
+        for id in 1..=3 {
+            cluster.kill(id).await;
+        }
+        cluster.start_all().await;
+        assert_eq!(cluster.remember("one more").await, 51);
+        cluster.agree(51).await;
+    });
 }

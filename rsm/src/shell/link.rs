@@ -131,6 +131,12 @@ impl Links {
 }
 
 impl Link {
+    /// What waits, for tests without a connection.
+    #[cfg(test)]
+    pub(super) fn waiting(&mut self) -> Vec<Message> {
+        std::iter::from_fn(|| self.queue.try_recv().ok()).map(|envelope| envelope.message).collect()
+    }
+
     /// Dials, sends, dials again, until the member ends.
     pub(super) async fn run(mut self) {
         let mut backoff = BACKOFF_MIN;

@@ -351,34 +351,5 @@ impl Held {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_is_held_until_its_record_is_durable() {
-        let mut held = Held::default();
-        for (after, view) in [(3, 30), (1, 10), (2, 20), (3, 31)] {
-            held.hold(after, MemberId(2), Message::StepDown { view });
-        }
-        let views = |released: Vec<(MemberId, Message)>| -> Vec<u64> {
-            let view = |message| match message {
-                Message::StepDown { view } => view,
-                other => panic!("{other:?}"),
-            };
-            released.into_iter().map(|(_, message)| view(message)).collect()
-        };
-        assert_eq!(views(held.release(0)), [0; 0]);
-        assert_eq!(views(held.release(2)), [10, 20]);
-        assert_eq!(views(held.release(3)), [30, 31]);
-        assert_eq!(held.count, 0);
-    }
-
-    #[test]
-    fn a_stalled_medium_does_not_make_held_messages_grow_without_bound() {
-        let mut held = Held::default();
-        for _ in 0..2 * HELD_MAX_MESSAGES {
-            held.hold(1, MemberId(2), Message::StepDown { view: 1 });
-        }
-        assert_eq!(held.release(1).len(), HELD_MAX_MESSAGES);
-    }
-}
+#[path = "replica_thread_tests.rs"]
+mod tests;

@@ -1,0 +1,219 @@
+//! A cluster in one process, over loopback, on real stores, and a small state machine for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rsm::{Application, Backend, Handle, Kind, MemberId, Node, NodeSettings, Rejection, StateMachine, Status};
+use tokio::task::{JoinHandle, JoinSet};
+use wire::{Endpoint, Listener};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A command that makes the state machine fail an assertion.
+pub(crate) const BUG: &[u8] = b"bug";
+
+/// Remembers words; a word that comes again changes nothing. [`BUG`] is one that it cannot bear.
+#[derive(Default)]
+pub(crate) struct Words {
+    pub(crate) words: BTreeSet<Vec<u8>>,
+    hash: u64,
+    serves: bool,
+}
+
+impl StateMachine for Words {
+    fn apply(&mut self, _: u64, command: &[u8]) -> Vec<u8> {
+        assert_ne!(command, BUG, "a bug, on purpose");
+        if self.words.insert(command.to_vec()) {
+            for byte in command {
+                self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        }
+        (self.words.len() as u64).to_le_bytes().to_vec()
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        postcard::to_stdvec(&(&self.words, self.hash)).expect("encodes")
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
+        (self.words, self.hash) = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
+impl Application for Words {
+    fn serving(&mut self) {
+        assert!(!self.serves, "told twice");
+        self.serves = true;
+    }
+
+    fn stopped_serving(&mut self) {
+        assert!(self.serves, "told without having served");
+        self.serves = false;
+    }
+
+    fn executed(&mut self) {
+        assert!(self.serves, "told while not serving");
+    }
+}
+
+pub(crate) struct Member {
+    pub(crate) node: Node,
+    pub(crate) handle: Handle,
+    pub(crate) accepting: JoinHandle<()>,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) dir: PathBuf,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) backend: Backend,
+    pub(crate) snapshot_every_bytes: usize,
+    pub(crate) members: BTreeMap<u64, Member>,
+}
+
+/// Addresses that nobody listens on.
+pub(crate) async fn free_endpoints(count: u64) -> Vec<Endpoint> {
+    let mut listeners = Vec::new();
+    for _ in 0..count {
+        listeners.push(Listener::bind(&"127.0.0.1:0".parse().expect("an address")).await.expect("bound"));
+    }
+    let address = |listener: &Listener| listener.address().expect("an address").to_string();
+    listeners.iter().map(|listener| address(listener).parse().expect("an address")).collect()
+}
+
+impl Cluster {
+    pub(crate) async fn start(dir: &Path, count: u64) -> Cluster {
+        let mut cluster = Cluster::stopped(dir, free_endpoints(count).await);
+        cluster.start_all().await;
+        cluster
+    }
+
+    /// A cluster whose members do not run yet.
+    pub(crate) fn stopped(dir: &Path, endpoints: Vec<Endpoint>) -> Cluster {
+        let (dir, members) = (dir.to_owned(), BTreeMap::new());
+        Cluster { dir, endpoints, backend: Backend::File, snapshot_every_bytes: 4 << 20, members }
+    }
+
+    pub(crate) async fn start_all(&mut self) {
+        for id in (1..).take(self.endpoints.len()) {
+            self.restart(id).await;
+        }
+    }
+
+    fn settings(&self, id: u64) -> NodeSettings {
+        let members = (1..).zip(&self.endpoints).map(|(id, at)| (MemberId(id), at.clone(), Kind::Replica)).collect();
+        NodeSettings {
+            ring_bytes: 16 << 20,
+            snapshot_every_bytes: self.snapshot_every_bytes,
+            backend: self.backend,
+            allow_volatile: true,
+            ..NodeSettings::new(MemberId(id), "test", members, self.dir.join(id.to_string()))
+        }
+    }
+
+    fn start_on(&mut self, id: u64, listener: Listener) {
+        let runtime = tokio::runtime::Handle::current();
+        let (node, handle) = Node::start(self.settings(id), Words::default(), runtime).expect("starts");
+        let accepting = tokio::spawn(accept_all(listener, handle.clone()));
+        self.members.insert(id, Member { node, handle, accepting });
+    }
+
+    pub(crate) async fn restart(&mut self, id: u64) {
+        let listener = Listener::bind(&self.endpoints[id as usize - 1]).await.expect("bound again");
+        self.start_on(id, listener);
+    }
+
+    /// Ends a member like a crash.
+    pub(crate) async fn kill(&mut self, id: u64) {
+        let member = self.members.remove(&id).expect("it runs");
+        member.accepting.abort();
+        drop(member.accepting.await);
+        drop(member.node);
+    }
+
+    pub(crate) async fn stop_all(&mut self) {
+        for (_, member) in std::mem::take(&mut self.members) {
+            member.handle.stop().await;
+            assert_eq!(member.node.wait().await, Ok(()));
+            member.accepting.abort();
+            drop(member.accepting.await);
+        }
+    }
+
+    pub(crate) fn handle(&self, id: u64) -> &Handle {
+        &self.members[&id].handle
+    }
+
+    /// The member that serves as primary, once one does.
+    pub(crate) async fn primary(&self) -> u64 {
+        let mut waits = JoinSet::new();
+        for (id, member) in &self.members {
+            let (id, handle) = (*id, member.handle.clone());
+            waits.spawn(async move {
+                status(&handle, |status| status.is_primary && status.serving).await;
+                id
+            });
+        }
+        waits.join_next().await.expect("a member").expect("no panic")
+    }
+
+    /// Has a word remembered, by whoever is primary.
+    pub(crate) async fn remember(&self, word: &str) -> u64 {
+        loop {
+            let primary = self.primary().await;
+            match self.handle(primary).submit(word.into(), false).await {
+                Ok(answer) => return u64::from_le_bytes(answer.try_into().expect("eight bytes")),
+                Err(Rejection::Busy) => panic!("busy with one command"),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    /// All members have executed the same, this many words.
+    pub(crate) async fn agree(&self, words: usize) {
+        let mut hashes = BTreeSet::new();
+        for member in self.members.values() {
+            loop {
+                let look = |machine: &mut Words| (machine.words.len(), machine.hash);
+                let (count, hash) = member.handle.visit(look).await.expect("it runs");
+                if count == words {
+                    hashes.insert(hash);
+                    break;
+                }
+                member.handle.status_changes().changed().await.expect("it runs");
+            }
+        }
+        assert_eq!(hashes.len(), 1);
+    }
+}
+
+async fn accept_all(listener: Listener, handle: Handle) {
+    let mut connections = JoinSet::new();
+    loop {
+        let mut connection = listener.accept().await.expect("a connection");
+        let handle = handle.clone();
+        connections.spawn(async move {
+            if let Ok(hello) = connection.read_hello().await {
+                drop(handle.accept_peer(connection, hello).await);
+            }
+        });
+    }
+}
+
+pub(crate) async fn status(handle: &Handle, is: impl FnMut(&Arc<Status>) -> bool) -> Arc<Status> {
+    let mut changes = handle.status_changes();
+    let status = changes.wait_for(is).await.expect("it runs");
+    Arc::clone(&status)
+}
+
+pub(crate) fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await.expect("in time") });
+}
