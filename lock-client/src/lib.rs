@@ -1,1 +1,80 @@
-//! The Plumeria clerk: caches locks and keeps a session
+//! The Plumeria clerk: takes locks for a program, caches them, and keeps the session that they hang on.
+//!
+//! # Chapter
+//!
+//! A [`LockClient`] is one **session** with the lock service. Its locks are **sticky**: what was acquired stays with the session
+//! when its user is done, and the next local user has it again for some tens of nanoseconds, without a word to the
+//! server (after the clerk of Frangipani: Thekkath, Mann, Lee, SOSP 1997, section 6). Only when another session wants a lock
+//! does the server send a **revoke**; the clerk then lets the users who are waiting have it once more, calls the owner's
+//! flush hook, and gives it back, standing in the queue again if local users still want it.
+//!
+//! ```text
+//!   your tasks and threads             clerk's thread                         releaser's thread
+//!   acquire ─▶ cell (one mutex) ─▶ outbox ─▶ submissions ─▶ primary
+//!      ▲          ▲    │                     keep-alives ─▶                     on_revoke hook
+//!      └── guard ─┘    └──── flush ───────────────────────────────────────────▶ on_suspend ...
+//!                 ▲ outcomes, grants, revokes ◀── callback connection ◀──────
+//! ```
+//!
+//! **Cores decide, shells act.** `cache` (one lock), `session` (the lease), `outbox` (requests without an answer) and `route` (which
+//! server next) are plain structs without IO or clock. `cell` puts a lock's core under its mutex, `shared` carries the
+//! session's fate to every lock, `clerk` is the loop that talks to the primary, `releaser` runs the hooks.
+//!
+//! **Time.** The session's lease counts from the sending of what the server answered, and is taken as over a margin early. At
+//! that moment all guards become invalid, for good, and the session is *suspended*. A later answer resumes it, with its cached
+//! locks; a lock that was in use is flushed, given up, and asked for anew. If the server says that the session has
+//! ended, everything is *lost*, and the program connects again.
+//!
+//! **Threads.** The client has two of its own: one keeps the session alive and one runs the hooks. No task of the program can keep
+//! the lease from being renewed, the futures run under any executor, and [`blocking::LockClient`] needs none. The
+//! price is a thread switch for what is not cached.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use lock_client::{LockClient, Mode};
+//!
+//! let client = LockClient::builder(["127.0.0.1:7101", "127.0.0.1:7102"]).name("indexer-7").connect().await?;
+//! let guard = client.acquire("orders/42", Mode::Exclusive).await?;
+//! // ... write, sending guard.token() along ...
+//! drop(guard);
+//! client.close().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Limits of this implementation
+//!
+//! - A guard that is valid when asked may not be when you act on it; for what must not happen twice send
+//!   [`LockGuard::token`] along, and let the resource refuse smaller ones.
+//! - The comparison of real time with boot time, which notices a machine that stood still, is made by
+//!   [`LockGuard::is_valid`] and by the clerk, not by the acquiring of a cached lock.
+//! - A lost session is not replaced by itself: its owner has to decide what the loss means.
+//! - Locks are taken one at a time; a program that holds one and waits for another can deadlock with its like.
+//! - A shared lock that a local user wants exclusively is given up first, and asked for exclusively.
+#![forbid(unsafe_code)]
+
+pub mod blocking;
+mod cache;
+mod cell;
+mod clerk;
+mod client;
+mod clock;
+mod connect;
+mod dial;
+mod error;
+mod guard;
+mod lease;
+mod outbox;
+mod releaser;
+mod route;
+mod session;
+mod shared;
+mod table;
+
+pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, member_status};
+pub use connect::Builder;
+pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, Tried};
+pub use guard::LockGuard;
+pub use lock_protocol::{
+    Answer, FencingToken, Holder, LockEntry, LockName, MemberStatus, Mode, NameError, Query, SessionId, Waiter,
+};
+pub use releaser::Revocation;

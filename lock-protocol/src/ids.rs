@@ -1,5 +1,6 @@
 //! Names and numbers. Each is its own type, so that mixing them does not compile.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -54,6 +55,13 @@ impl LockName {
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Hash and order of a name are those of its text, so maps by name can be asked with a text.
+impl Borrow<str> for LockName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -1,0 +1,543 @@
+//! One lock as the client knows it: a core that decides, for its shell to act on.
+//!
+//! ```text
+//!                 a user waits                    Granted (answer, notice, or asked again)
+//!    Unknown ───────────────────▶ Asking ─────────────────────────────────────────▶ Held
+//!      ▲  ▲                       │   ▲                                            │   ▲
+//!      │  │   nobody waits any    │   │ Released{Queued}                    revoke,│   │ Downgraded
+//!      │  │   longer              ▼   │                             hint, upgrade, │   │
+//!      │  └─────────────── Cancelling │                             idle too long: │   │
+//!      │    both answered             │                                  *yielding*│   │
+//!      │                              │                                            ▼   │
+//!      └──────────────────────── Releasing ◀──── flushed, to nothing ────────── Flushing
+//!             Released, NotHeld       ▲                                            │
+//!                                     │                      flushed, to shared    ▼
+//!                                     └── nobody's users ◀─────────────────── Downgrading
+//! ```
+//! *Held* is free (cached) or has local users: one exclusive, or any number of shared ones; while it *yields* it still
+//! serves the local users that it owes a turn.
+//!
+//! # Why it is right
+//!
+//! - **One at a time (M13).** A request about the lock leaves only from a state in which none is unanswered, except `Cancel`,
+//!   which leaves only from Asking. An answer counts only if its number is the one that the state waits for, so late,
+//!   repeated and swapped answers change nothing.
+//! - **A tenure is used only while Held**, which is entered by a grant of the current acquire and left before the release
+//!   or the downgrade is sent; so no answer or notice can bring a tenure back that was given up.
+//! - **A revoke names a tenure (M12).** For the one that is held it starts the yielding. One for another is remembered while a
+//!   grant may be under way (the notice or the answer may come later), and is answered with a release where none can be.
+//! - **Nobody starves (M14).** Waiters are served in their order, a waiting exclusive stops later shared ones. Once yielding,
+//!   only waiters who were there at that moment are served, at most [`YIELD_STARTS_MAX`] within [`YIELD_STARTS_NS`]; the first
+//!   after a grant in any case, so a hot lock is used at each hand-over. The rest waits for the requeue that the release
+//!   carries.
+
+use std::collections::VecDeque;
+
+use lock_protocol::{Command, FencingToken, LockName, Mode, Outcome, RequestNumber, Requeued};
+
+use crate::outbox::Outbox;
+
+/// The most local users that a lock serves once others wait for it: amortises the hand-over, and bounds the wait.
+pub(crate) const YIELD_STARTS_MAX: u32 = 16;
+/// For how long it starts them, ns.
+pub(crate) const YIELD_STARTS_NS: u64 = 5_000_000;
+
+/// A local waiter, counted within the lock in the order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WaiterId(u64);
+
+/// What a served user has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) token: FencingToken,
+    /// As the user asked; the session's tenure may be more.
+    pub(crate) mode: Mode,
+    /// In which the guard lives; see [`CachedLock::suspend`].
+    pub(crate) epoch: u64,
+}
+
+/// What the shell has to do, in this order. Requests go into the [`Outbox`] directly.
+#[derive(Debug)]
+pub(crate) enum Effect<W> {
+    /// Tell the waiter that it has the lock.
+    Serve { waiter: W, grant: Grant },
+    /// Tell the waiter that the server refuses.
+    Refuse { waiter: W, limit: String },
+    /// Run the owner's hook, then call [`CachedLock::on_flushed`].
+    Flush { from: Mode, to: Option<Mode>, token: FencingToken },
+}
+
+/// What an event may read and write apart from the lock itself.
+#[derive(Debug)]
+pub(crate) struct Step<'a, W> {
+    /// Boot time, ns.
+    pub(crate) now_ns: u64,
+    /// Whether the lease is in force: without it nobody is served and nothing is flushed.
+    pub(crate) live: bool,
+    pub(crate) outbox: &'a mut Outbox,
+    pub(crate) effects: &'a mut Vec<Effect<W>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tenure {
+    token: FencingToken,
+    mode: Mode,
+    /// Whether anybody has used it: an unused one has nothing to flush.
+    used: bool,
+}
+
+/// Whom a lock still serves that is to be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Yielding {
+    /// What may be kept.
+    to: Option<Mode>,
+    /// Later waiters wait for the requeue.
+    last_waiter: WaiterId,
+    starts_left: u32,
+    starts_until_ns: u64,
+    /// The waiter for whom the lock was asked has its turn, however late it is.
+    owes_first: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Unknown,
+    Asking { number: RequestNumber, mode: Mode, queued: bool },
+    Cancelling { acquire: Option<RequestNumber>, cancel: Option<RequestNumber> },
+    Held { tenure: Tenure, yielding: Option<Yielding> },
+    Flushing { tenure: Tenure, to: Option<Mode>, revoked: bool },
+    Releasing { number: RequestNumber, token: FencingToken, requeue: Option<Mode> },
+    Downgrading { number: RequestNumber, tenure: Tenure, revoked: bool },
+}
+
+#[derive(Debug)]
+struct LocalWaiter<W> {
+    id: WaiterId,
+    mode: Mode,
+    waiter: W,
+}
+
+/// A lock in the client's cache; `W` is what the shell knows a waiter by.
+#[derive(Debug)]
+pub(crate) struct CachedLock<W> {
+    name: LockName,
+    state: State,
+    users: u32,
+    exclusive: bool,
+    /// The users counted above were served in this epoch; users of earlier ones are not counted any longer.
+    epoch: u64,
+    waiters: VecDeque<LocalWaiter<W>>,
+    next_waiter: u64,
+    /// A revoke for a tenure that may be granted to us: its notice or answer may be under way.
+    remembered: Option<(FencingToken, Option<Mode>)>,
+    last_used_ns: u64,
+}
+
+impl<W> CachedLock<W> {
+    pub(crate) fn new(name: LockName, epoch: u64) -> Self {
+        CachedLock {
+            name,
+            state: State::Unknown,
+            users: 0,
+            exclusive: false,
+            epoch,
+            waiters: VecDeque::new(),
+            next_waiter: 0,
+            remembered: None,
+            last_used_ns: 0,
+        }
+    }
+
+    /// The fast path: starts a user of a free, cached lock; none where anything else would have to happen first.
+    #[inline]
+    pub(crate) fn start_cached(&mut self, mode: Mode, epoch: u64, now_ns: u64) -> Option<FencingToken> {
+        let State::Held { tenure, yielding: None } = &mut self.state else { return None };
+        let free = self.users == 0 || (mode == Mode::Shared && !self.exclusive);
+        if !free || !self.waiters.is_empty() || epoch != self.epoch || !tenure.mode.covers(mode) {
+            return None;
+        }
+        tenure.used = true;
+        self.users += 1;
+        self.exclusive = mode == Mode::Exclusive;
+        self.last_used_ns = now_ns;
+        Some(tenure.token)
+    }
+
+    /// The fast path of a guard's end: true where nothing else is to be done.
+    #[inline]
+    pub(crate) fn end_cached(&mut self, epoch: u64) -> bool {
+        if epoch == self.epoch {
+            self.users -= 1;
+            self.exclusive = false;
+        }
+        self.waiters.is_empty() && matches!(self.state, State::Held { yielding: None, .. })
+    }
+
+    /// A local user wants the lock and is served by an [`Effect`], now or later.
+    pub(crate) fn wait(&mut self, mode: Mode, waiter: W, step: &mut Step<'_, W>) -> WaiterId {
+        let id = WaiterId(self.next_waiter);
+        self.next_waiter += 1;
+        self.waiters.push_back(LocalWaiter { id, mode, waiter });
+        self.settle(step);
+        id
+    }
+
+    /// The local user does not want it any longer; false where it was served or refused meanwhile.
+    pub(crate) fn leave(&mut self, id: WaiterId, step: &mut Step<'_, W>) -> bool {
+        let Some(at) = self.waiters.iter().position(|waiter| waiter.id == id) else { return false };
+        self.waiters.remove(at);
+        self.settle(step);
+        true
+    }
+
+    /// After [`CachedLock::end_cached`] said that there is more to do.
+    pub(crate) fn settle(&mut self, step: &mut Step<'_, W>) {
+        self.serve(step);
+        match &self.state {
+            State::Unknown => self.ask(step),
+            State::Asking { number, queued, .. } if self.waiters.is_empty() => {
+                let (acquire, queued) = (*number, *queued);
+                let cancel = step.outbox.send(Command::Cancel { name: self.name.clone(), acquire });
+                self.state = State::Cancelling { acquire: (!queued).then_some(acquire), cancel: Some(cancel) };
+            }
+            State::Held { tenure, yielding } if self.users == 0 && step.live => {
+                let (tenure, yielding) = (*tenure, *yielding);
+                let unserved = self.waiters.front().map(|waiter| waiter.mode);
+                match yielding {
+                    Some(yielding) if yielding.to == Some(Mode::Shared) && unserved != Some(Mode::Exclusive) => {
+                        self.flush(tenure, Some(Mode::Shared), step);
+                    }
+                    Some(_) => self.flush(tenure, None, step),
+                    // Served above if it could be: it wants exclusive, the tenure is shared. Never waits holding shared (M15).
+                    None if unserved.is_some() => self.flush(tenure, None, step),
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn ask(&mut self, step: &mut Step<'_, W>) {
+        self.remembered = None;
+        let Some(mode) = self.waiters.front().map(|waiter| waiter.mode) else { return };
+        let number = step.outbox.send(Command::Acquire { name: self.name.clone(), mode });
+        self.state = State::Asking { number, mode, queued: false };
+    }
+
+    fn serve(&mut self, step: &mut Step<'_, W>) {
+        let State::Held { tenure, yielding } = &mut self.state else { return };
+        while step.live
+            && let Some(front) = self.waiters.front()
+        {
+            let free = self.users == 0 || (front.mode == Mode::Shared && !self.exclusive);
+            if !free || !tenure.mode.covers(front.mode) {
+                return;
+            }
+            if let Some(yielding) = yielding {
+                let in_time = yielding.starts_left > 0 && step.now_ns < yielding.starts_until_ns;
+                if front.id > yielding.last_waiter || !(in_time || yielding.owes_first) {
+                    return;
+                }
+                yielding.starts_left = yielding.starts_left.saturating_sub(1);
+                yielding.owes_first = false;
+            }
+            let Some(LocalWaiter { mode, waiter, .. }) = self.waiters.pop_front() else { return };
+            tenure.used = true;
+            self.users += 1;
+            self.exclusive = mode == Mode::Exclusive;
+            self.last_used_ns = step.now_ns;
+            let grant = Grant { token: tenure.token, mode, epoch: self.epoch };
+            step.effects.push(Effect::Serve { waiter, grant });
+        }
+    }
+
+    fn flush(&mut self, tenure: Tenure, to: Option<Mode>, step: &mut Step<'_, W>) {
+        self.state = State::Flushing { tenure, to, revoked: to.is_none() };
+        if tenure.used {
+            step.effects.push(Effect::Flush { from: tenure.mode, to, token: tenure.token });
+        } else {
+            self.on_flushed(tenure.token, step);
+        }
+    }
+
+    /// The hook is done: what the tenure protects is safe, the lock can be given up.
+    pub(crate) fn on_flushed(&mut self, token: FencingToken, step: &mut Step<'_, W>) {
+        let State::Flushing { tenure, to, revoked } = self.state else { return };
+        if tenure.token != token {
+            return;
+        }
+        match to {
+            None => self.release(token, self.waiters.front().map(|waiter| waiter.mode), step),
+            Some(_) => {
+                let number = step.outbox.send(Command::Downgrade { name: self.name.clone(), token });
+                self.state = State::Downgrading { number, tenure, revoked };
+            }
+        }
+    }
+
+    fn release(&mut self, token: FencingToken, requeue: Option<Mode>, step: &mut Step<'_, W>) {
+        let number = step.outbox.send(Command::Release { name: self.name.clone(), token, requeue });
+        self.state = State::Releasing { number, token, requeue };
+    }
+
+    /// The server wants a tenure back. True where that was news (the caller then knows which way it came).
+    pub(crate) fn on_revoke(&mut self, token: FencingToken, target: Option<Mode>, step: &mut Step<'_, W>) -> bool {
+        let fresh = self.yielding(target, step.now_ns, false);
+        let news = match &mut self.state {
+            State::Held { tenure, yielding } if tenure.token == token => {
+                if target.is_some_and(|target| target.covers(tenure.mode)) {
+                    return false;
+                }
+                match yielding {
+                    Some(yielding) => {
+                        let lower = yielding.to.is_some() && target.is_none();
+                        yielding.to = if lower { None } else { yielding.to };
+                        lower
+                    }
+                    None => {
+                        *yielding = Some(fresh);
+                        true
+                    }
+                }
+            }
+            State::Flushing { tenure, revoked, .. } | State::Downgrading { tenure, revoked, .. }
+                if tenure.token == token =>
+            {
+                let lower = target.is_none() && !*revoked;
+                *revoked |= target.is_none();
+                lower
+            }
+            State::Asking { number, mode, queued } => {
+                if *queued && self.remembered.is_none_or(|(known, _)| known < token) {
+                    // Granted to us, and the notice of it lost or late.
+                    step.outbox.ask_again(*number, self.name.clone(), *mode);
+                }
+                self.remember(token, target)
+            }
+            State::Releasing { token: released, .. } if *released < token => self.remember(token, target),
+            State::Unknown => {
+                self.release(token, None, step);
+                true
+            }
+            _ => false,
+        };
+        self.settle(step);
+        news
+    }
+
+    fn remember(&mut self, token: FencingToken, target: Option<Mode>) -> bool {
+        let news = self.remembered.is_none_or(|(known, lowest)| known < token || (known == token && lowest > target));
+        if news {
+            self.remembered = Some((token, target));
+        }
+        news
+    }
+
+    fn yielding(&self, to: Option<Mode>, now_ns: u64, owes_first: bool) -> Yielding {
+        // Before the first waiter ever there is no last one; then nobody waits, and the value does not matter.
+        let last_waiter = WaiterId(self.next_waiter.saturating_sub(1));
+        Yielding {
+            to,
+            last_waiter,
+            starts_left: YIELD_STARTS_MAX,
+            starts_until_ns: now_ns.saturating_add(YIELD_STARTS_NS),
+            owes_first,
+        }
+    }
+
+    fn granted(&mut self, token: FencingToken, mode: Mode, others_waiting: bool, step: &mut Step<'_, W>) {
+        let target = match self.remembered.take() {
+            Some((revoked, target)) if revoked == token && !target.is_some_and(|target| target.covers(mode)) => {
+                Some(target)
+            }
+            _ => others_waiting.then_some(None),
+        };
+        let yielding = target.map(|target| self.yielding(target, step.now_ns, true));
+        self.state = State::Held { tenure: Tenure { token, mode, used: false }, yielding };
+        self.last_used_ns = step.now_ns;
+        self.settle(step);
+    }
+
+    /// The server says on its own account that a queued acquire (or requeue) was granted.
+    pub(crate) fn on_granted(
+        &mut self,
+        acquire: RequestNumber,
+        token: FencingToken,
+        others_waiting: bool,
+        step: &mut Step<'_, W>,
+    ) {
+        match self.state {
+            State::Asking { number, mode, .. } if number == acquire => self.granted(token, mode, others_waiting, step),
+            // The notice overtook the answer to the release that carried the requeue.
+            State::Releasing { number, requeue: Some(mode), .. } if number == acquire => {
+                self.granted(token, mode, others_waiting, step);
+            }
+            _ => {}
+        }
+    }
+
+    /// The answer to a request, or to a queued acquire that was asked for again.
+    pub(crate) fn on_outcome(&mut self, answered: RequestNumber, outcome: Outcome, step: &mut Step<'_, W>) {
+        match self.state.clone() {
+            State::Asking { number, mode, .. } if number == answered => self.on_acquire(number, mode, outcome, step),
+            State::Cancelling { acquire, cancel } => {
+                let acquire = acquire.filter(|number| *number != answered);
+                let cancel = cancel.filter(|number| *number != answered);
+                self.state = match (acquire, cancel) {
+                    (None, None) => State::Unknown,
+                    _ => State::Cancelling { acquire, cancel },
+                };
+            }
+            State::Releasing { number, token, requeue } if number == answered => {
+                self.on_release(number, token, requeue, outcome, step);
+            }
+            State::Downgrading { number, tenure, revoked } if number == answered => {
+                let tenure = Tenure { mode: Mode::Shared, ..tenure };
+                self.state = match outcome {
+                    Outcome::Downgraded => {
+                        let yielding = revoked.then(|| self.yielding(None, step.now_ns, false));
+                        State::Held { tenure, yielding }
+                    }
+                    _ => State::Unknown,
+                };
+            }
+            _ => return,
+        }
+        self.settle(step);
+    }
+
+    fn on_acquire(&mut self, number: RequestNumber, mode: Mode, outcome: Outcome, step: &mut Step<'_, W>) {
+        match outcome {
+            Outcome::Granted { token, others_waiting } => self.granted(token, mode, others_waiting, step),
+            Outcome::Queued => {
+                self.state = State::Asking { number, mode, queued: true };
+                if self.remembered.is_some() {
+                    step.outbox.ask_again(number, self.name.clone(), mode);
+                }
+            }
+            // The server knows a tenure that we do not: an orphan. It is not used, but exchanged for one that both know.
+            Outcome::AlreadyHeld { token, .. } => {
+                self.release(token, self.waiters.front().map(|waiter| waiter.mode), step);
+            }
+            Outcome::LimitReached { limit } => {
+                self.refuse(&limit, step);
+                self.state = State::Unknown;
+            }
+            // The place in the queue is gone; settling asks for a new one.
+            _ => self.state = State::Unknown,
+        }
+    }
+
+    fn on_release(
+        &mut self,
+        number: RequestNumber,
+        token: FencingToken,
+        requeue: Option<Mode>,
+        outcome: Outcome,
+        step: &mut Step<'_, W>,
+    ) {
+        match (outcome, requeue) {
+            (Outcome::Released { requeued: Some(Requeued::Queued) }, Some(mode)) => {
+                self.state = State::Asking { number, mode, queued: true };
+                if self.remembered.is_some() {
+                    step.outbox.ask_again(number, self.name.clone(), mode);
+                }
+            }
+            (Outcome::Released { requeued: Some(Requeued::Granted { token, others_waiting }) }, Some(mode)) => {
+                self.granted(token, mode, others_waiting, step);
+            }
+            (Outcome::LimitReached { limit }, _) => {
+                self.refuse(&limit, step);
+                self.release(token, None, step);
+            }
+            // Released or not held: in either case not ours. Were it ours after all, a revoke would find Unknown and be
+            // answered with a release.
+            _ => self.state = State::Unknown,
+        }
+    }
+
+    fn refuse(&mut self, limit: &str, step: &mut Step<'_, W>) {
+        for LocalWaiter { waiter, .. } in self.waiters.drain(..) {
+            step.effects.push(Effect::Refuse { waiter, limit: limit.to_owned() });
+        }
+    }
+
+    /// What to ask again on a new connection and from time to time: the number and mode of a queued acquire.
+    pub(crate) fn queued(&self) -> Option<(RequestNumber, Mode)> {
+        match self.state {
+            State::Asking { number, mode, queued: true } => Some((number, mode)),
+            _ => None,
+        }
+    }
+
+    /// The lease ran out. Guards of earlier epochs are dead and count no longer; a tenure that had one will be given up
+    /// at the first step with a lease (M10), since its users did not know when they lost it.
+    pub(crate) fn suspend(&mut self, epoch: u64) {
+        let given_up = self.yielding(None, 0, false);
+        if self.users > 0
+            && let State::Held { yielding, .. } = &mut self.state
+        {
+            *yielding = Some(Yielding { starts_left: 0, ..given_up });
+        }
+        self.users = 0;
+        self.exclusive = false;
+        self.epoch = epoch;
+    }
+
+    /// Gives a cached lock up that nobody uses; false where it is in use, nothing is cached, or the lease is not in force.
+    pub(crate) fn evict(&mut self, step: &mut Step<'_, W>) -> bool {
+        let idle = step.live && self.is_idle();
+        if idle && let State::Held { tenure, .. } = self.state {
+            self.flush(tenure, None, step);
+        }
+        idle
+    }
+
+    /// The session ends: takes the waiters out, and starts the flush of a tenure that was used. What was not used, or needs
+    /// no flush (`flushes` is false), is forgotten: the end of the session frees it.
+    pub(crate) fn close(&mut self, epoch: u64, flushes: bool, step: &mut Step<'_, W>) -> Vec<W> {
+        self.suspend(epoch);
+        let waiters = self.waiters.drain(..).map(|waiter| waiter.waiter).collect();
+        match &self.state {
+            State::Held { tenure, .. } if tenure.used && flushes => self.flush(*tenure, None, step),
+            State::Flushing { .. } if flushes => {}
+            _ => self.state = State::Unknown,
+        }
+        waiters
+    }
+
+    /// The epoch that served users now belong to.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether a flush is under way or has failed so far.
+    pub(crate) fn is_flushing(&self) -> bool {
+        matches!(self.state, State::Flushing { .. })
+    }
+
+    /// Whether it is cached and nobody uses it or waits for it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.users == 0 && self.waiters.is_empty() && matches!(self.state, State::Held { yielding: None, .. })
+    }
+
+    /// Whether there is nothing that would be lost with this entry.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.users == 0 && self.waiters.is_empty() && self.state == State::Unknown
+    }
+
+    /// Whether any local user has it or waits for it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.users > 0 || !self.waiters.is_empty()
+    }
+
+    /// When a user was last started, boot time, ns.
+    pub(crate) fn last_used_ns(&self) -> u64 {
+        self.last_used_ns
+    }
+}
+
+#[cfg(test)]
+mod interleavings;
+#[cfg(test)]
+mod scenarios;

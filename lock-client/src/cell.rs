@@ -1,0 +1,161 @@
+//! One lock's core under its mutex, and the carrying out of what it decides.
+//!
+//! The fast path is one mutex, one clock and no allocation: [`Cell::start`] and [`Cell::end`] of a lock that is cached and
+//! free. Everything else is a *step*: the core decides under the mutex, with the outbox at hand; its effects are carried out
+//! after the mutex was left, so that no waker and no hook ever runs inside it. Order of mutexes: cell, then outbox.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use lock_protocol::{FencingToken, LockName, Mode, Outcome, RequestNumber};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::cache::{CachedLock, Effect, Grant, Step, WaiterId};
+use crate::error::AcquireError;
+use crate::guard::LockGuard;
+use crate::lease::Lease;
+use crate::releaser::Flush;
+use crate::shared::Shared;
+
+/// A waiter's end: the guard travels inside, so that one that is not received frees the lock by being dropped.
+pub(crate) type Reply = oneshot::Sender<Result<LockGuard, AcquireError>>;
+
+/// A lock that the client knows.
+pub(crate) struct Cell {
+    name: LockName,
+    lease: Arc<Lease>,
+    /// Weak, because the client owns its cells.
+    shared: Weak<Shared>,
+    cache: Mutex<CachedLock<Reply>>,
+}
+
+impl Cell {
+    pub(crate) fn new(name: LockName, lease: Arc<Lease>, shared: Weak<Shared>) -> Self {
+        let cache = Mutex::new(CachedLock::new(name.clone(), lease.epoch()));
+        Cell { name, lease, shared, cache }
+    }
+
+    pub(crate) fn name(&self) -> &LockName {
+        &self.name
+    }
+
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// A guard at once, where the lock is cached and free.
+    #[inline]
+    pub(crate) fn start(self: &Arc<Self>, mode: Mode) -> Option<LockGuard> {
+        let (epoch, now_ns) = self.lease.live_epoch()?;
+        let token = self.cache.lock().start_cached(mode, epoch, now_ns)?;
+        Some(LockGuard::new(Arc::clone(self), Grant { token, mode, epoch }))
+    }
+
+    /// A guard's end.
+    #[inline]
+    pub(crate) fn end(self: &Arc<Self>, epoch: u64) {
+        let done = self.cache.lock().end_cached(epoch);
+        if !done && let Some(shared) = self.shared.upgrade() {
+            self.step(&shared, CachedLock::settle);
+        }
+        if self.lease.is_orphaned() {
+            self.lease.changed.notify_waiters();
+        }
+    }
+
+    /// Puts a waiter in; it is answered through `reply`.
+    pub(crate) fn wait(self: &Arc<Self>, mode: Mode, reply: Reply) -> Result<WaiterId, AcquireError> {
+        let Some(shared) = self.shared.upgrade() else { return Err(AcquireError::Closed) };
+        // Asked under the cell's mutex: who ends the session sets the flag first and then visits every cell.
+        self.step(&shared, |cache, step| match shared.ending() {
+            Some(error) => Err(error),
+            None => Ok(cache.wait(mode, reply, step)),
+        })
+    }
+
+    /// Takes a waiter out that is not interested any longer.
+    pub(crate) fn leave(self: &Arc<Self>, waiter: WaiterId) {
+        if let Some(shared) = self.shared.upgrade() {
+            self.step(&shared, |cache, step| cache.leave(waiter, step));
+        }
+    }
+
+    pub(crate) fn on_outcome(self: &Arc<Self>, shared: &Shared, number: RequestNumber, outcome: Outcome) {
+        self.step(shared, |cache, step| cache.on_outcome(number, outcome, step));
+    }
+
+    pub(crate) fn on_flushed(self: &Arc<Self>, shared: &Shared, token: FencingToken) {
+        self.step(shared, |cache, step| cache.on_flushed(token, step));
+    }
+
+    pub(crate) fn resume(self: &Arc<Self>, shared: &Shared) {
+        self.step(shared, CachedLock::settle);
+    }
+
+    pub(crate) fn suspend(&self, epoch: u64) {
+        self.cache.lock().suspend(epoch);
+    }
+
+    /// Ends the lock with the session; see [`CachedLock::close`].
+    pub(crate) fn close(self: &Arc<Self>, shared: &Shared, epoch: u64, flushes: bool, error: &AcquireError) {
+        for waiter in self.step(shared, |cache, step| cache.close(epoch, flushes, step)) {
+            // One that is gone needs no answer.
+            drop(waiter.send(Err(error.clone())));
+        }
+    }
+
+    /// Looks at the core.
+    pub(crate) fn look<R>(&self, at: impl FnOnce(&CachedLock<Reply>) -> R) -> R {
+        at(&self.cache.lock())
+    }
+
+    /// Lets the core decide something, and carries it out.
+    pub(crate) fn step<R>(
+        self: &Arc<Self>,
+        shared: &Shared,
+        decide: impl FnOnce(&mut CachedLock<Reply>, &mut Step<'_, Reply>) -> R,
+    ) -> R {
+        let mut effects = Vec::new();
+        let (result, unsent, flushing) = {
+            let mut cache = self.cache.lock();
+            let mut outbox = shared.outbox.lock();
+            let live = self.lease.live_epoch().is_some_and(|(epoch, _)| epoch == cache.epoch());
+            let now_ns = crate::clock::boot_ns();
+            let mut step = Step { now_ns, live, outbox: &mut outbox, effects: &mut effects };
+            let result = decide(&mut cache, &mut step);
+            (result, outbox.has_unsent(), cache.is_flushing())
+        };
+        if unsent {
+            shared.work.notify_one();
+        }
+        if !flushing {
+            shared.flushed.notify_waiters();
+        }
+        for effect in effects {
+            self.carry_out(shared, effect);
+        }
+        result
+    }
+
+    fn carry_out(self: &Arc<Self>, shared: &Shared, effect: Effect<Reply>) {
+        match effect {
+            // Where the waiter is gone the guard comes back, and frees the lock by being dropped.
+            Effect::Serve { waiter, grant } => drop(waiter.send(Ok(LockGuard::new(Arc::clone(self), grant)))),
+            Effect::Refuse { waiter, limit } => drop(waiter.send(Err(AcquireError::Limit(limit)))),
+            Effect::Flush { from, to, token } => {
+                let flush = Flush { cell: Arc::clone(self), from, to, token };
+                if let Err(flush) = shared.releaser.flush(flush) {
+                    // Nobody has registered a hook: there is nothing to flush.
+                    self.on_flushed(shared, flush.token);
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cell").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,205 @@
+//! Opening a session.
+//!
+//! The nonce stays the same over all servers and repetitions, so an open whose answer was lost is answered with the same session;
+//! the lease counts from the first transmission. If the answer comes so late that this lease is over, a new nonce is drawn;
+//! the old session, if there is one, ends by itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lock_protocol::{ClientIdentity, LEASE_MAX, LEASE_MIN, LockServiceClient, Open, Refusal};
+use tokio::sync::oneshot;
+use wire::Endpoint;
+
+use crate::clerk::{Clerk, called};
+use crate::client::{Background, LockClient};
+use crate::clock::Clocks;
+use crate::dial::{Ends, context, dial_service};
+use crate::error::{ConnectError, Tried};
+use crate::releaser::Releaser;
+use crate::route::Route;
+use crate::session::{Session, nanoseconds};
+use crate::shared::{Shared, session_of};
+use crate::table::CacheLimits;
+
+/// An open is answered after one commit; a server that takes longer is not the one to wait for.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// A name or host for people is cut to this, as the protocol asks.
+const IDENTITY_MAX_BYTES: usize = 255;
+
+/// How a client is to be; see [`LockClient::builder`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    endpoints: Vec<String>,
+    name: String,
+    lease: Duration,
+    connect_timeout: Duration,
+    flush_limit: Duration,
+    limits: CacheLimits,
+}
+
+impl Builder {
+    pub(crate) fn new(endpoints: Vec<String>) -> Self {
+        Builder {
+            endpoints,
+            name: std::env::args().next().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned(),
+            lease: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(10),
+            flush_limit: Duration::from_secs(10),
+            limits: CacheLimits { locks: 100_000, idle_ns: nanoseconds(Duration::from_secs(3600)) },
+        }
+    }
+
+    /// What people see as the holder ("indexer-7"); at first the program's name.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The lease that is wished for: how long this client's locks stay its own when it is gone, and for how long it may
+    /// be cut off without losing them. At first 15 s; brought within the protocol's limits.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.clamp(LEASE_MIN, LEASE_MAX);
+        self
+    }
+
+    /// How long [`Builder::connect`] looks for a primary; at first 10 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long one call of the revoke hook may take; then it is dropped and called again. At first 10 s.
+    #[must_use]
+    pub fn flush_limit(mut self, limit: Duration) -> Self {
+        self.flush_limit = limit;
+        self
+    }
+
+    /// How many locks are cached at most (at first 100,000), and for how long one that nobody uses (at first 1 h).
+    #[must_use]
+    pub fn cache(mut self, locks: usize, idle: Duration) -> Self {
+        self.limits = CacheLimits { locks: locks.max(1), idle_ns: nanoseconds(idle) };
+        self
+    }
+
+    /// Opens a session. Works under any executor: the client's work is done by threads of its own.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]; it names each server that was tried, and its answer.
+    pub async fn connect(self) -> Result<LockClient, ConnectError> {
+        let mut endpoints = Vec::new();
+        for endpoint in &self.endpoints {
+            endpoints.push(endpoint.trim().parse::<Endpoint>()?);
+        }
+        let route = Route::new(endpoints).ok_or(ConnectError::NoEndpoint)?;
+        let runtime = Arc::new(Background::new()?);
+        let (answer, connected) = oneshot::channel();
+        let thread = Arc::clone(&runtime);
+        std::thread::Builder::new()
+            .name("plumeria-clerk".to_owned())
+            .spawn(move || thread.runtime().block_on(self.run(route, Arc::clone(&thread), answer)))?;
+        connected.await.unwrap_or(Err(ConnectError::ThreadEnded))
+    }
+
+    /// The clerk's thread: opens, answers, then serves the session until it is over.
+    async fn run(
+        self,
+        mut route: Route,
+        runtime: Arc<Background>,
+        answer: oneshot::Sender<Result<LockClient, ConnectError>>,
+    ) {
+        let opening = Opening { open: self.open_message(), limit: self.connect_timeout, started: Instant::now() };
+        let opened = match opening.run(&mut route).await {
+            Ok(opened) => opened,
+            // Whoever gave up waiting for the answer does not need it.
+            Err(error) => return drop(answer.send(Err(error))),
+        };
+        let (releaser, work) = Releaser::new(self.flush_limit);
+        let shared = Shared::new(opened.session, releaser, self.limits, tokio::runtime::Handle::current());
+        if let Err(error) = work.start(shared.weak().clone()) {
+            return drop(answer.send(Err(error.into())));
+        }
+        // If the answer comes back, its drop ends the session.
+        drop(answer.send(Ok(LockClient::new(Arc::clone(&shared), runtime))));
+        let clerk = Clerk { shared, route, nonce: opened.nonce };
+        clerk.run((opened.endpoint, opened.service, opened.ends)).await;
+    }
+
+    fn open_message(&self) -> Open {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Open {
+            nonce: rand::random(),
+            lease_ms: u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX),
+            identity: ClientIdentity { client: cut(&self.name), host: cut(&host), pid: std::process::id() },
+        }
+    }
+}
+
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(IDENTITY_MAX_BYTES)].to_owned()
+}
+
+struct Opening {
+    open: Open,
+    limit: Duration,
+    started: Instant,
+}
+
+struct OpenedSession {
+    session: Session,
+    nonce: u128,
+    endpoint: Endpoint,
+    service: LockServiceClient,
+    ends: Ends,
+}
+
+impl Opening {
+    async fn run(mut self, route: &mut Route) -> Result<OpenedSession, ConnectError> {
+        let mut first_sent = None;
+        loop {
+            let (endpoint, pause) = route.next();
+            let left = self.limit.saturating_sub(self.started.elapsed());
+            if left <= pause {
+                let waited = self.started.elapsed();
+                return Err(ConnectError::NoPrimary { waited, tried: route.tried().to_vec() });
+            }
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            let (service, ends) = match dial_service(&endpoint).await {
+                Ok(dialled) => dialled,
+                Err(error) => {
+                    route.on_failure(&endpoint, error.to_string(), None);
+                    continue;
+                }
+            };
+            let first_sent_at: Clocks = *first_sent.get_or_insert_with(Clocks::now);
+            let call = service.open(context(), self.open.clone());
+            let (answer, hint) = match called(tokio::time::timeout(OPEN_TIMEOUT.min(left), call).await, "an open") {
+                Ok(Ok(opened)) => match session_of(opened, first_sent_at) {
+                    Ok(session) => {
+                        route.on_success();
+                        return Ok(OpenedSession { session, nonce: self.open.nonce, endpoint, service, ends });
+                    }
+                    Err(answer) => {
+                        first_sent = None;
+                        self.open.nonce = rand::random();
+                        (answer, None)
+                    }
+                },
+                Ok(Err(Refusal::Invalid(answer))) => return Err(ConnectError::Refused(Tried { endpoint, answer })),
+                Ok(Err(Refusal::SessionGone)) => {
+                    first_sent = None;
+                    self.open.nonce = rand::random();
+                    (Refusal::SessionGone.to_string(), None)
+                }
+                Ok(Err(Refusal::NotPrimary { hint })) => (Refusal::NotPrimary { hint: hint.clone() }.to_string(), hint),
+                Ok(Err(refusal)) => (refusal.to_string(), None),
+                Err(answer) => (answer, None),
+            };
+            route.on_failure(&endpoint, answer, hint.as_deref());
+        }
+    }
+}

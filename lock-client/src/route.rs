@@ -1,0 +1,136 @@
+//! Which server to try next, and after what pause: a core without clock or IO.
+//!
+//! Every server is tried in turn. A hint is followed at once, but only [`HINTS_MAX`] in a row: two servers that each take the
+//! other for the primary must not keep the client from the third. The first round has no pauses; each further one
+//! pauses for longer, so that a service that is down is not stormed when it comes back.
+
+use std::time::Duration;
+
+use wire::Endpoint;
+
+use crate::error::Tried;
+
+/// Hints followed in a row before the next server of the list is tried.
+const HINTS_MAX: u32 = 3;
+/// The pause after the first round in vain; twice as long after each further one.
+const PAUSE_MIN: Duration = Duration::from_millis(25);
+/// The longest pause: a client is back within it once a primary serves.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The most servers whose last answers are kept for an error message.
+const TRIED_MAX: usize = 16;
+
+/// The search for the primary.
+#[derive(Debug)]
+pub(crate) struct Route {
+    endpoints: Vec<Endpoint>,
+    next: usize,
+    hint: Option<Endpoint>,
+    hints_followed: u32,
+    since_success: usize,
+    tried: Vec<Tried>,
+}
+
+impl Route {
+    /// None for an empty list.
+    pub(crate) fn new(endpoints: Vec<Endpoint>) -> Option<Self> {
+        (!endpoints.is_empty()).then_some(Route {
+            endpoints,
+            next: 0,
+            hint: None,
+            hints_followed: 0,
+            since_success: 0,
+            tried: Vec::new(),
+        })
+    }
+
+    /// The server to try, and for how long to pause before; the caller shortens the pause at random.
+    pub(crate) fn next(&mut self) -> (Endpoint, Duration) {
+        if let Some(hint) = self.hint.take()
+            && self.hints_followed < HINTS_MAX
+        {
+            self.hints_followed += 1;
+            return (hint, Duration::ZERO);
+        }
+        self.hints_followed = 0;
+        let endpoint = self.endpoints[self.next % self.endpoints.len()].clone();
+        let rounds = self.since_success / self.endpoints.len();
+        let starts_round = self.since_success.is_multiple_of(self.endpoints.len());
+        self.next = (self.next + 1) % self.endpoints.len();
+        self.since_success += 1;
+        let pause = match (rounds, starts_round) {
+            (0, _) | (_, false) => Duration::ZERO,
+            (rounds, true) => PAUSE_MIN.saturating_mul(1 << (rounds - 1).min(10)).min(PAUSE_MAX),
+        };
+        (endpoint, pause)
+    }
+
+    /// A server answered, or could not be asked.
+    pub(crate) fn on_failure(&mut self, endpoint: &Endpoint, answer: String, hint: Option<&str>) {
+        // A hint is a peer's text: one that is no endpoint is no hint.
+        self.hint = hint.and_then(|hint| hint.parse().ok()).filter(|hint| hint != endpoint);
+        self.tried.retain(|tried| tried.endpoint != *endpoint);
+        if self.tried.len() >= TRIED_MAX {
+            self.tried.remove(0);
+        }
+        self.tried.push(Tried { endpoint: endpoint.clone(), answer });
+    }
+
+    /// A primary served us.
+    pub(crate) fn on_success(&mut self) {
+        self.since_success = 0;
+        self.hints_followed = 0;
+        self.tried.clear();
+    }
+
+    /// The last answer of each server since the last success.
+    pub(crate) fn tried(&self) -> &[Tried] {
+        &self.tried
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(ports: &[u16]) -> Route {
+        Route::new(ports.iter().map(|port| Endpoint::Tcp(format!("h:{port}"))).collect()).unwrap()
+    }
+
+    fn names(route: &mut Route, count: usize) -> Vec<String> {
+        (0..count).map(|_| route.next().0.to_string()).collect()
+    }
+
+    #[test]
+    fn servers_are_tried_in_turn_without_pause_and_then_with_growing_ones() {
+        let mut route = route(&[1, 2]);
+        let pauses: Vec<u128> = (0..8).map(|_| route.next().1.as_millis()).collect();
+        assert_eq!(pauses, [0, 0, 25, 0, 50, 0, 100, 0]);
+        route.on_success();
+        assert_eq!(route.next().1, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_hint_is_followed_at_once_but_two_that_point_at_each_other_do_not_hide_the_third() {
+        let mut route = route(&[1, 2, 3]);
+        let mut seen = Vec::new();
+        for _ in 0..10 {
+            let (endpoint, _) = route.next();
+            let other = if endpoint.to_string() == "h:1" { "h:2" } else { "h:1" };
+            seen.push(endpoint.to_string());
+            route.on_failure(&endpoint, "not the primary".into(), Some(other));
+        }
+        assert_eq!(seen[1], "h:2");
+        assert!(seen.contains(&"h:3".to_owned()), "{seen:?}");
+    }
+
+    #[test]
+    fn a_hint_that_is_no_address_is_ignored_and_the_last_answer_of_each_server_is_kept() {
+        let mut route = route(&[1, 2]);
+        let (first, _) = route.next();
+        route.on_failure(&first, "a".into(), Some("nonsense"));
+        route.on_failure(&first, "b".into(), None);
+        assert_eq!(names(&mut route, 1), ["h:2"]);
+        assert_eq!(route.tried().len(), 1);
+        assert_eq!(route.tried()[0].answer, "b");
+    }
+}

@@ -1,0 +1,258 @@
+//! The lease as the client counts it: a core without clock or IO.
+//!
+//! Why the client's deadline lies before the server's: the server extends the lease when it *executes* a keep-alive,
+//! which is after the client *sent* it, and the client counts from the sending of exactly the transmission that was
+//! answered (each has its own stamp). It keeps the maximum, so late, swapped and repeated answers are harmless; and it takes
+//! the lease as over a margin early, which pays for a clock that loses time.
+//!
+//! ```text
+//!           deadline passed, or real time ran ahead
+//!    Live ─────────────────────────────────────────▶ Suspended
+//!     ▲                                                 │
+//!     └──────────── a later keep-alive answered ────────┘          SessionGone, from either: lost, for good
+//! ```
+//! A renewal that arrives after the deadline makes *both* steps, even where no timer had seen the deadline pass: guards
+//! that were dead for a moment stay dead.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lock_protocol::{KeepAlive, LEASE_MAX, LEASE_MIN, Opened, RequestNumber, SessionId, lease_margin, tick_interval};
+
+use crate::clock::Clocks;
+
+/// Keep-alives whose answer is still of use; far more than are sent within a lease.
+const STAMPS_MAX: usize = 64;
+
+/// What an event did to the lease; the shell acts on it, in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LeaseChange {
+    /// It ran out: every guard dies.
+    pub(crate) suspended: bool,
+    /// It is in force again.
+    pub(crate) resumed: bool,
+}
+
+/// A session's lease.
+#[derive(Debug)]
+pub(crate) struct Session {
+    id: SessionId,
+    lease_ns: u64,
+    margin_ns: u64,
+    /// Boot time from which the lease counts as over.
+    deadline_ns: u64,
+    /// [`Clocks::lead_ns`] when the transmission was sent that set the deadline.
+    lead_ns: i64,
+    live: bool,
+    next_stamp: u64,
+    last_sent_ns: Option<u64>,
+    /// When which unanswered stamp was sent.
+    sent: BTreeMap<u64, Clocks>,
+}
+
+impl Session {
+    /// A session as the server opened it; the lease counts from the *first* transmission of the open, since the server may
+    /// have executed that one. None where the server's lease is outside what the protocol allows.
+    pub(crate) fn opened(opened: Opened, first_sent: Clocks) -> Option<Self> {
+        let lease = Duration::from_millis(opened.lease_ms);
+        if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
+            return None;
+        }
+        let (lease_ns, margin_ns) = (nanoseconds(lease), nanoseconds(lease_margin(lease)));
+        Some(Session {
+            id: opened.session,
+            lease_ns,
+            margin_ns,
+            deadline_ns: first_sent.boot_ns.saturating_add(lease_ns - margin_ns),
+            lead_ns: first_sent.lead_ns(),
+            live: true,
+            next_stamp: 1,
+            last_sent_ns: None,
+            sent: BTreeMap::new(),
+        })
+    }
+
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Whether it counted as in force at the last event.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// The lease in force.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_nanos(self.lease_ns)
+    }
+
+    /// Boot time from which no guard may be valid.
+    pub(crate) fn deadline_ns(&self) -> u64 {
+        self.deadline_ns
+    }
+
+    /// The greatest lead of real time at which the lease still holds.
+    pub(crate) fn lead_max_ns(&self) -> i64 {
+        self.lead_ns.saturating_add_unsigned(self.margin_ns)
+    }
+
+    /// A keep-alive that is sent now, with a stamp of its own.
+    pub(crate) fn keep_alive(&mut self, now: Clocks, floor: RequestNumber) -> KeepAlive {
+        let stamp = self.next_stamp;
+        self.next_stamp += 1;
+        self.last_sent_ns = Some(now.boot_ns);
+        self.sent.insert(stamp, now);
+        if self.sent.len() > STAMPS_MAX {
+            self.sent.pop_first();
+        }
+        KeepAlive { session: self.id, stamp, floor }
+    }
+
+    /// A keep-alive was answered OK. A stamp that is not known (or older than one answered) changes nothing.
+    pub(crate) fn on_renewed(&mut self, stamp: u64, now: Clocks) -> LeaseChange {
+        let mut change = self.on_time(now);
+        let Some(sent) = self.sent.get(&stamp).copied() else { return change };
+        self.sent = self.sent.split_off(&(stamp + 1));
+        let deadline_ns = sent.boot_ns.saturating_add(self.lease_ns - self.margin_ns);
+        if deadline_ns >= self.deadline_ns {
+            self.deadline_ns = deadline_ns;
+            self.lead_ns = sent.lead_ns();
+        }
+        if !self.live && self.holds(now) {
+            self.live = true;
+            change.resumed = true;
+        }
+        change
+    }
+
+    /// Time went by.
+    pub(crate) fn on_time(&mut self, now: Clocks) -> LeaseChange {
+        let suspended = self.live && !self.holds(now);
+        if suspended {
+            self.live = false;
+        }
+        LeaseChange { suspended, resumed: false }
+    }
+
+    /// A new connection: what was sent on the old one will not be answered.
+    pub(crate) fn on_connected(&mut self) {
+        self.sent.clear();
+        self.last_sent_ns = None;
+    }
+
+    /// When the next keep-alive is due, boot time: every lease/5, every lease/10 while one is unanswered.
+    pub(crate) fn next_keep_alive_ns(&self) -> u64 {
+        let interval_ns = if self.sent.is_empty() { self.lease_ns / 5 } else { self.lease_ns / 10 };
+        self.last_sent_ns.map_or(0, |sent_ns| sent_ns.saturating_add(interval_ns))
+    }
+
+    /// Whether the connection has left a keep-alive unanswered for so long that another should be tried: a fifth of the
+    /// lease, and never less than two ticks of the server.
+    pub(crate) fn is_overdue(&self, now: Clocks) -> bool {
+        let patience = (self.lease() / 5).max(tick_interval(self.lease()) * 2 + Duration::from_millis(100));
+        self.sent
+            .first_key_value()
+            .is_some_and(|(_, sent)| now.boot_ns.saturating_sub(sent.boot_ns) > nanoseconds(patience))
+    }
+
+    fn holds(&self, now: Clocks) -> bool {
+        now.boot_ns < self.deadline_ns && now.lead_ns() <= self.lead_max_ns()
+    }
+}
+
+/// Whole nanoseconds, saturating.
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Seconds since boot, real time 1000 s ahead.
+    fn at(seconds: u64) -> Clocks {
+        Clocks { boot_ns: seconds * SECOND, real_ns: (seconds + 1000) * SECOND }
+    }
+
+    fn session() -> Session {
+        Session::opened(Opened { session: SessionId(7), lease_ms: 10_000 }, at(100)).unwrap()
+    }
+
+    #[test]
+    fn m2_a_lease_counts_from_the_sending_of_the_stamp_that_was_answered() {
+        let mut session = session();
+        assert_eq!(session.deadline_ns(), 109 * SECOND);
+        let lost = session.keep_alive(at(101), RequestNumber(1));
+        let second = session.keep_alive(at(107), RequestNumber(1));
+        assert!(second.stamp > lost.stamp);
+        session.on_renewed(lost.stamp, at(108));
+        assert_eq!(session.deadline_ns(), 110 * SECOND, "the answer to the first says nothing of the second");
+    }
+
+    #[test]
+    fn m2_late_swapped_and_repeated_answers_never_move_the_deadline_back_or_too_far() {
+        let mut session = session();
+        let first = session.keep_alive(at(101), RequestNumber(1));
+        let second = session.keep_alive(at(103), RequestNumber(1));
+        session.on_renewed(second.stamp, at(104));
+        session.on_renewed(first.stamp, at(105));
+        session.on_renewed(second.stamp, at(106));
+        session.on_renewed(99, at(106));
+        assert_eq!(session.deadline_ns(), 112 * SECOND);
+    }
+
+    #[test]
+    fn m10_a_lease_that_ran_out_is_suspended_and_a_later_answer_resumes_it() {
+        let mut session = session();
+        assert_eq!(session.on_time(at(108)), LeaseChange::default());
+        assert_eq!(session.on_time(at(109)), LeaseChange { suspended: true, resumed: false });
+        assert_eq!(session.on_time(at(110)), LeaseChange::default());
+        let fresh = session.keep_alive(at(111), RequestNumber(1));
+        assert_eq!(session.on_renewed(fresh.stamp, at(112)), LeaseChange { suspended: false, resumed: true });
+    }
+
+    #[test]
+    fn m10_a_renewal_after_a_deadline_that_no_timer_saw_still_suspends_first() {
+        let mut session = session();
+        let sent = session.keep_alive(at(105), RequestNumber(1));
+        assert_eq!(session.on_renewed(sent.stamp, at(110)), LeaseChange { suspended: true, resumed: true });
+    }
+
+    #[test]
+    fn an_answer_that_is_itself_too_old_does_not_resume() {
+        let mut session = session();
+        let sent = session.keep_alive(at(101), RequestNumber(1));
+        assert_eq!(session.on_renewed(sent.stamp, at(120)), LeaseChange { suspended: true, resumed: false });
+    }
+
+    #[test]
+    fn real_time_that_ran_ahead_ends_the_lease_until_a_fresh_answer() {
+        let mut session = session();
+        let mut stopped = at(103);
+        stopped.real_ns += 30 * SECOND;
+        assert!(session.on_time(stopped).suspended);
+        let fresh = session.keep_alive(stopped, RequestNumber(1));
+        assert!(session.on_renewed(fresh.stamp, stopped).resumed);
+    }
+
+    #[test]
+    fn keep_alives_come_every_fifth_and_every_tenth_while_one_is_unanswered() {
+        let mut session = session();
+        assert_eq!(session.next_keep_alive_ns(), 0, "one at once on a new connection");
+        let sent = session.keep_alive(at(102), RequestNumber(1));
+        assert_eq!(session.next_keep_alive_ns(), 103 * SECOND);
+        assert!(!session.is_overdue(at(103)) && session.is_overdue(at(105)));
+        session.on_renewed(sent.stamp, at(102));
+        assert_eq!(session.next_keep_alive_ns(), 104 * SECOND);
+        assert!(!session.is_overdue(at(109)));
+    }
+
+    #[test]
+    fn a_lease_outside_the_protocol_is_not_taken() {
+        for lease_ms in [0, 1, u64::MAX] {
+            assert!(Session::opened(Opened { session: SessionId(1), lease_ms }, at(1)).is_none());
+        }
+    }
+}

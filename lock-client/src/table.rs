@@ -1,0 +1,99 @@
+//! All locks that the client knows, by name.
+//!
+//! Sharded, so that threads that use different locks seldom meet. A cell is taken out only under its shard's mutex and
+//! only while nobody else has a handle to it, so that two cells of one name never exist at once.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Weak};
+
+use lock_protocol::{LockName, NameError};
+use parking_lot::Mutex;
+
+use crate::cell::Cell;
+use crate::lease::Lease;
+use crate::shared::Shared;
+
+/// More than the threads of any machine that meet in a lock table at one moment.
+const SHARDS: usize = 32;
+
+/// Names to cells.
+#[derive(Debug)]
+pub(crate) struct Table {
+    hash: RandomState,
+    shards: Vec<Mutex<HashMap<LockName, Arc<Cell>>>>,
+    lease: Arc<Lease>,
+}
+
+/// What [`Table::overdue`] decides by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CacheLimits {
+    /// Locks cached at most.
+    pub(crate) locks: usize,
+    /// Idle for longer than this, ns: given up.
+    pub(crate) idle_ns: u64,
+}
+
+impl Table {
+    pub(crate) fn new(lease: Arc<Lease>) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::new(HashMap::new())).collect();
+        Table { hash: RandomState::new(), shards, lease }
+    }
+
+    /// The cell of that name, made where there is none.
+    pub(crate) fn cell(&self, name: &str, shared: &Weak<Shared>) -> Result<Arc<Cell>, NameError> {
+        let mut shard = self.shard(name).lock();
+        if let Some(cell) = shard.get(name) {
+            return Ok(Arc::clone(cell));
+        }
+        let name = LockName::new(name)?;
+        let cell = Arc::new(Cell::new(name.clone(), Arc::clone(&self.lease), Weak::clone(shared)));
+        shard.insert(name, Arc::clone(&cell));
+        Ok(cell)
+    }
+
+    /// The cell of that name, where there is one.
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Cell>> {
+        self.shard(name).lock().get(name).map(Arc::clone)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    /// Every cell at this moment.
+    pub(crate) fn cells(&self) -> Vec<Arc<Cell>> {
+        self.shards.iter().flat_map(|shard| shard.lock().values().map(Arc::clone).collect::<Vec<_>>()).collect()
+    }
+
+    /// Takes out the cells that say nothing and that nobody has a handle to.
+    pub(crate) fn forget_unknown(&self) {
+        for shard in &self.shards {
+            shard.lock().retain(|_, cell| Arc::strong_count(cell) > 1 || !cell.look(|cache| cache.is_unknown()));
+        }
+    }
+
+    /// The cached locks that should be given up: idle for too long, and as many of those idle the longest as the cache is
+    /// over its limit (and a twentieth more, so that the next new lock does not start the search again).
+    pub(crate) fn overdue(&self, now_ns: u64, limits: CacheLimits) -> Vec<Arc<Cell>> {
+        let mut idle: Vec<(u64, Arc<Cell>)> = self
+            .cells()
+            .into_iter()
+            .filter_map(|cell| {
+                cell.look(|cache| cache.is_idle().then(|| cache.last_used_ns())).map(|used| (used, cell))
+            })
+            .collect();
+        let len = self.len();
+        let over = if len > limits.locks { len - limits.locks + limits.locks / 20 } else { 0 };
+        idle.sort_by_key(|(used_ns, _)| *used_ns);
+        let too_long = idle.partition_point(|(used_ns, _)| now_ns.saturating_sub(*used_ns) > limits.idle_ns);
+        idle.truncate(over.max(too_long));
+        idle.into_iter().map(|(_, cell)| cell).collect()
+    }
+
+    fn shard(&self, name: &str) -> &Mutex<HashMap<LockName, Arc<Cell>>> {
+        // The length of `shards` is SHARDS, so the remainder is an index.
+        &self.shards[usize::try_from(self.hash.hash_one(name) >> 32).unwrap_or(0) % SHARDS]
+    }
+}
