@@ -389,6 +389,18 @@ fn m14_after_a_revoke_only_those_who_waited_already_are_served_and_at_most_sixte
 }
 
 #[test]
+fn m14_a_shared_lock_that_is_revoked_admits_no_later_user_beside_those_that_it_has() {
+    let mut script = Script::cached(Shared, 5);
+    script.lock.start_cached(Shared, 0, 2).unwrap();
+    script.revoke(5, None);
+    assert_eq!(script.lock.start_cached(Shared, 0, 3), None);
+    script.wait('b', Shared);
+    assert!(script.served().is_empty());
+    script.end();
+    assert_eq!(script.flush(), None);
+}
+
+#[test]
 fn m14_nobody_is_started_after_the_time_for_starts_but_the_one_for_whom_it_was_asked() {
     let mut script = Script::new();
     script.wait('a', Exclusive);
