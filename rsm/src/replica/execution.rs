@@ -70,7 +70,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn take_snapshot_if_due(&mut self, out: &mut Output) {
-        if self.grown_bytes < self.settings.snapshot_every_bytes || self.snapshot_under_way.is_some() {
+        let due = self.grown_bytes >= self.settings.snapshot_every_bytes
+            || self.log.bytes() > self.settings.log_capacity_bytes / 2;
+        if !due || self.snapshot_under_way.is_some() {
             return;
         }
         let previous = self.snapshot.as_ref().map_or(Viewstamp::default(), |image| image.viewstamp);
@@ -121,7 +123,11 @@ impl<M: StateMachine> Replica<M> {
         if primary.agreeing.len() + 1 >= quorum || overdue {
             for (member, (op, _)) in primary.differing.iter().map(|(member, (op, hash, _))| (member, (*op, *hash))) {
                 let hash = self.hash_at(op).unwrap_or_default();
-                out.send.push(crate::Send { to: *member, after: 0, message: Message::Diverged { view, op, hash } });
+                out.send.push(crate::Send {
+                    to: *member,
+                    after: self.entered_token,
+                    message: Message::Diverged { view, op, hash },
+                });
             }
         }
         if primary.differing.len() >= quorum || (overdue && primary.agreeing.len() + 1 < quorum) {

@@ -83,6 +83,8 @@ pub struct Replica<M> {
 
     last_token: Token,
     durable_token: Token,
+    /// The record with which the last view was entered in this run; 0 when that was in an earlier one.
+    entered_token: Token,
     /// When a record last became durable, or when none was on its way.
     flushed_at: Micros,
     /// How many views in a row this member gave up as primary before they served.
@@ -136,6 +138,7 @@ impl<M: StateMachine> Replica<M> {
             transfer: None,
             last_token: 0,
             durable_token: 0,
+            entered_token: 0,
             flushed_at: now,
             barren_views: 0,
             #[cfg(any(test, feature = "mutants"))]
@@ -317,8 +320,10 @@ impl<M: StateMachine> Replica<M> {
         })
     }
 
+    /// Nothing leaves before it is durable that the view was entered (S2): else a primary that loses that record in a crash
+    /// would enter its view a second time, and assign its op numbers again.
     fn send(&self, to: MemberId, message: Message, out: &mut Output) {
-        self.send_after(0, to, message, out);
+        self.send_after(self.entered_token, to, message, out);
     }
 
     fn send_after(&self, after: Token, to: MemberId, message: Message, out: &mut Output) {

@@ -98,7 +98,7 @@ impl<M: StateMachine> Replica<M> {
                 progress.sent = last;
                 progress.outstanding.push_back(last);
                 let message = Message::Append { view, previous, entries, commit };
-                out.send.push(crate::Send { to: *member, after: 0, message });
+                out.send.push(crate::Send { to: *member, after: self.entered_token, message });
                 if progress.probe.is_some() {
                     break; // one message until it is known where the logs part
                 }
@@ -156,8 +156,8 @@ impl<M: StateMachine> Replica<M> {
             let have = self.log.floor(previous).unwrap_or_default();
             return self.send(from, Message::Mismatch { view, refused: previous, have }, out);
         }
-        if self.log.bytes() > self.settings.log_capacity_bytes {
-            return; // no room before the next snapshot: as if the message were lost
+        if self.log.bytes() > self.settings.log_capacity_bytes && self.snapshot_under_way.is_some() {
+            return; // room comes with the snapshot: until then as if the message were lost
         }
         let Some(reached) = self.take_entries(previous, &entries, out) else { return };
         self.verified = self.verified.max(reached);

@@ -72,6 +72,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         self.listed_in = Some(view.number);
+        self.entered_token = self.last_token; // the control record was the last thing asked for
         if view.primary == me {
             self.role = Role::Primary(Box::new(Primary::new(now)));
             self.begin_collecting(now, out);

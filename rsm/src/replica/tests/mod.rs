@@ -244,6 +244,21 @@ fn s2_a_deposed_primary_that_wakes_up_answers_nothing_of_its_old_view() {
 }
 
 #[test]
+fn s2_a_new_primary_says_nothing_in_its_view_before_it_is_durable_that_it_entered_it() {
+    let mut script = Script::serving(3, None);
+    script.hold_disk(3, true);
+    script.step(1, Input::HandOver { to: Some(MemberId(3)) });
+    script.deliver();
+    script.run(100);
+    assert!(script.members[&3].status().is_primary, "it has entered view 2, in memory");
+    let of_view_2 = |script: &Script, id| script.members[&id].log_viewstamps().iter().any(|at| at.view == 2);
+    assert!(!of_view_2(&script, 1) && !of_view_2(&script, 2), "an entry would be assigned again after a crash");
+    script.hold_disk(3, false);
+    script.run(100);
+    assert!(of_view_2(&script, 1) && of_view_2(&script, 2));
+}
+
+#[test]
 fn s8_a_restarted_primary_never_resumes_its_view() {
     let mut script = Script::serving(3, None);
     script.hold_disk(1, true);
