@@ -98,7 +98,7 @@ impl Handle {
         answer.await.ok()
     }
 
-    /// What the member knows of itself: a few milliseconds old at most, and never older than a change of who serves.
+    /// What the member knows of itself: as old as a tick at most, and never older than a change of who serves.
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.shared.status.borrow())
     }

@@ -16,6 +16,14 @@
 //!                                     │    ▲  └ durable ◀────┘
 //!                                     └▶ links ──▶ other members
 //! ```
+//!
+//! # Limits of this implementation
+//!
+//! - A snapshot is written by the log writer's thread, or inline where there is none; records that come meanwhile wait.
+//! - A log tail of which the store cannot tell whether it was torn or damaged ([`nvm_log::Outcome::Uncertain`]) is taken as torn, with a warning.
+//! - A store with damage to durable entries is refused, though the others could repair it: the member starts anew as
+//!   another incarnation.
+//! - Links go to the configured members only.
 
 mod answers;
 mod break_point;
