@@ -135,3 +135,13 @@ pub enum Requeued {
         others_waiting: bool,
     },
 }
+
+/// The same, as an acquire is answered.
+impl From<Requeued> for Outcome {
+    fn from(place: Requeued) -> Outcome {
+        match place {
+            Requeued::Granted { token, others_waiting } => Outcome::Granted { token, others_waiting },
+            Requeued::Queued => Outcome::Queued,
+        }
+    }
+}

@@ -207,7 +207,11 @@ impl Model {
         let session = self.session(id);
         session.floor = session.floor.max(floor);
         if number < session.floor {
-            return Outcome::BelowFloor;
+            let place = match request.command {
+                Command::Acquire { .. } => self.ask_the_lock(id, false, request),
+                _ => Outcome::Gone,
+            };
+            return if place == Outcome::Gone { Outcome::BelowFloor } else { place };
         }
         if number - session.floor >= LIMITS.request_window {
             return limit("request numbers above the session's floor", LIMITS.request_window);
@@ -216,7 +220,10 @@ impl Model {
         let mut command = request.command.clone();
         match (done, &mut command) {
             (Some(ModelDone::Outcome(outcome)), _) => return outcome,
-            (Some(ModelDone::AskTheLock { release }), _) => return self.ask_the_lock(id, release, request),
+            (Some(ModelDone::AskTheLock { release }), command) => {
+                let asks = matches!(command, Command::Acquire { .. });
+                return self.ask_the_lock(id, release && !asks, request);
+            }
             (Some(ModelDone::Cancelled), Command::Acquire { .. }) => return Outcome::Gone,
             (Some(ModelDone::Cancelled), Command::Release { requeue, .. }) => *requeue = None,
             _ => {}

@@ -14,7 +14,7 @@ impl Machine {
         entry.changed = op;
         entry.window.raise_floor(floor);
         match entry.window.admit(request.number, window) {
-            Admission::BelowFloor => Outcome::BelowFloor,
+            Admission::BelowFloor => self.below_floor(session, request),
             Admission::BeyondWindow => limit_reached("request numbers above the session's floor", window),
             Admission::Repeated(Done::CancelledAhead) => self.after_its_cancel(session, request),
             Admission::Repeated(done) => self.repeated(session, request, done),
@@ -47,24 +47,37 @@ impl Machine {
         }
     }
 
-    /// A repetition. What became of an acquire or requeue is read off the lock's entry.
+    /// A repetition. What became of an acquire or requeue is read off the lock's entry. A client that waits after a requeue
+    /// asks with an acquire under the release's number.
     fn repeated(&self, session: SessionId, request: &Request, done: Done) -> Outcome {
+        let place = self.place(session, request);
+        let asks = matches!(request.command, Command::Acquire { .. });
+        match done {
+            Done::Outcome(outcome) => outcome,
+            Done::Requeue if !asks => Outcome::Released { requeued: place },
+            _ => place.map_or(Outcome::Gone, Outcome::from),
+        }
+    }
+
+    /// "Queued" is an answer and lets the floor move on, so a waiting client asks below its floor. What its number still
+    /// stands for is in the lock's entry; nothing is executed.
+    fn below_floor(&self, session: SessionId, request: &Request) -> Outcome {
+        match request.command {
+            Command::Acquire { .. } => self.place(session, request).map_or(Outcome::BelowFloor, Outcome::from),
+            _ => Outcome::BelowFloor,
+        }
+    }
+
+    /// What a number stands for in the lock's entry: a place in the queue, or the tenure that came of it.
+    fn place(&self, session: SessionId, request: &Request) -> Option<Requeued> {
         let name = request.command.name();
-        let standing = self.standing(session, name);
-        let now = match standing {
+        match self.standing(session, name) {
             Standing::Waits { acquire, .. } if acquire == request.number => Some(Requeued::Queued),
             Standing::Holds(tenure) if tenure.acquire == request.number => {
                 let others_waiting = self.table.get(name).is_some_and(|lock| lock.others_waiting(tenure.mode()));
                 Some(Requeued::Granted { token: tenure.token(), others_waiting })
             }
             _ => None,
-        };
-        match (done, now) {
-            (Done::Outcome(outcome), _) => outcome,
-            (Done::Requeue, requeued) => Outcome::Released { requeued },
-            (_, Some(Requeued::Queued)) => Outcome::Queued,
-            (_, Some(Requeued::Granted { token, others_waiting })) => Outcome::Granted { token, others_waiting },
-            (_, None) => Outcome::Gone,
         }
     }
 

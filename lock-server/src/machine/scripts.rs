@@ -274,6 +274,42 @@ fn a_repeated_acquire_whose_grant_notice_was_lost_is_answered_with_the_grant() {
 }
 
 #[test]
+fn a_waiter_whose_floor_has_moved_past_its_acquire_is_still_told_what_became_of_it() {
+    let mut script = Script::new();
+    let [first, second] = [script.open(1, 60_000), script.open(2, 60_000)];
+    let acquire = Command::Acquire { name: name("a"), mode: X };
+    let held = token(&script.number(first, 1, acquire.clone()));
+    assert_eq!(script.number(second, 1, acquire.clone()), Outcome::Queued);
+    let ask = |script: &mut Script| {
+        let request = Request { number: RequestNumber(1), command: acquire.clone() };
+        match script.apply(&Op::Request { session: second, floor: RequestNumber(2), request }) {
+            Reply::Outcome(outcome) => outcome,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ask(&mut script), Outcome::Queued);
+    script.number(first, 2, Command::Release { name: name("a"), token: held, requeue: None });
+    let granted = token(&ask(&mut script));
+    assert!(granted > held);
+    script.number(second, 2, Command::Release { name: name("a"), token: granted, requeue: None });
+    assert_eq!(ask(&mut script), Outcome::BelowFloor, "and it is never executed anew");
+    assert_eq!(script.machine.lock_count(), 0);
+}
+
+#[test]
+fn a_client_that_waits_after_a_requeue_asks_with_an_acquire_of_the_releases_number() {
+    let mut script = Script::new();
+    let [first, second] = [script.open(1, 60_000), script.open(2, 60_000)];
+    let held = token(&script.acquire(first, "a", X));
+    script.acquire(second, "a", X);
+    script.number(first, 50, Command::Release { name: name("a"), token: held, requeue: Some(X) });
+    let acquire = Command::Acquire { name: name("a"), mode: X };
+    assert_eq!(script.number(first, 50, acquire.clone()), Outcome::Queued);
+    script.apply(&Op::Close { session: second });
+    assert!(token(&script.number(first, 50, acquire)) > held);
+}
+
+#[test]
 fn a_repeated_request_after_a_snapshot_is_not_executed_again() {
     let mut script = Script::new();
     let [first, second] = [script.open(1, 60_000), script.open(2, 60_000)];
