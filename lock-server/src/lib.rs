@@ -3,10 +3,42 @@
 //! # Chapter
 //!
 //! [`machine`] is the replicated lock table: a pure core that executes ops and knows nothing of clients, clocks or threads.
+//! Around it, [`Server`] is one member of a cluster:
+//!
+//! ```text
+//!  clients ──▶ edge: hello, LockService ──ops──▶ rsm: replica thread ──▶ machine
+//!     ▲          │ keep-alives                        │ pulse   │ effects
+//!     │          └──────▶ ticker, sweeper ◀───────────┘         ▼
+//!     └── callbacks ◀──────────────────────────── revoker, retryer (threads)
+//! ```
+//!
+//! One socket takes members, clients and clients' callback connections, told apart by their first frame. A handler of a request owns
+//! nothing: it submits ops, waits and translates. The **ticker** moves service time and renews leases. The **revoker** tells holders
+//! that somebody waits for their lock, and repeats it until an op makes that moot; the **retryer** tells waiters that they were
+//! granted. Neither owns a truth: a new primary derives all revokes from the state, and a client asks again for what it waits for.
+//!
+//! Each part says in its module why it is right.
 //!
 //! # Limits of this implementation
 //!
-//! - See [`machine`].
+//! - No encryption and no authentication: it listens on loopback unless told otherwise.
+//! - Connections are limited in number, not per client; the memory of one is bounded by its calls under way.
+//! - Members and clients share one runtime thread, so a flood of clients' requests delays heartbeats.
+//! - A revoke leaves when the acquire that caused it is executed, not while it is still replicated.
+//! - The rest: see [`machine`].
 #![forbid(unsafe_code)]
 
 pub mod machine;
+
+mod application;
+mod callbacks;
+mod clock;
+mod edge;
+mod retryer;
+mod revoker;
+mod server;
+mod status;
+mod tick;
+
+pub use application::LockApplication;
+pub use server::{ServeError, Server, ServerSettings};

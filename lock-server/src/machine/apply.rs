@@ -56,6 +56,11 @@ impl Machine {
         self.sessions.len()
     }
 
+    /// Whether this session lives, and this nonce opened it: how a client proves that a session is its own.
+    pub fn is_opened_by(&self, session: SessionId, nonce: u128) -> bool {
+        self.sessions.live(session).is_some_and(|entry| entry.nonce == nonce)
+    }
+
     /// How many locks are held.
     pub fn lock_count(&self) -> usize {
         self.table.len()

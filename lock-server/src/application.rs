@@ -1,0 +1,234 @@
+//! The lock machine as rsm's application: what its ops mean for the threads and tasks around it.
+//!
+//! Why it is right: the replica thread calls it between two steps, and it never waits. What it passes on is volatile: effects that
+//! find no room are dropped and flagged, and who reads the flag derives them anew from the state. What the ticker has to
+//! know (who serves, how often to tick, whether to sweep) is a value, not a queue, so it cannot be lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use lock_protocol::{Notice, SessionId};
+use rsm::{Application, StateMachine};
+use tokio::sync::watch;
+
+use crate::clock::RawTime;
+use crate::machine::{Effect, Machine, Revoke};
+
+/// Events that wait for the revoker or the retryer; one carries the effects of one round of the replica thread.
+const EVENTS_MAX: usize = 16 << 10;
+
+/// The lock machine, with its outlets.
+#[derive(Debug)]
+pub struct LockApplication {
+    machine: Machine,
+    outlets: Outlets,
+    /// How often this member began to serve.
+    terms: u64,
+}
+
+/// What the ticker acts on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pulse {
+    /// This member serves as primary.
+    pub(crate) serving: Option<Serving>,
+    /// Of all sessions; none where there is no session.
+    pub(crate) shortest_lease: Option<Duration>,
+    /// There are dead sessions to clean up behind.
+    pub(crate) needs_sweep: bool,
+}
+
+/// A time in which this member serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Serving {
+    /// When the barrier was executed: service time counts from here, whatever was measured before.
+    pub(crate) since: RawTime,
+    /// Told apart by this.
+    pub(crate) term: u64,
+}
+
+/// Where effects go.
+#[derive(Debug)]
+pub(crate) struct Outlets {
+    pub(crate) pulse: watch::Sender<Pulse>,
+    pub(crate) revoker: Outlet<RevokerEvent>,
+    pub(crate) retryer: Outlet<RetryerEvent>,
+}
+
+/// What the revoker acts on.
+#[derive(Debug)]
+pub(crate) enum RevokerEvent {
+    /// This member begins to serve: all revokes are to be derived.
+    Serving,
+    /// It serves no longer: nothing is to be revoked.
+    Stopped,
+    /// New revokes, each with whether the grant itself told of it.
+    Revokes(Vec<(Revoke, bool)>),
+    /// A callback connection appeared.
+    Connected(SessionId),
+    /// A call to this client ended.
+    Answered(SessionId),
+    /// Look at the flags.
+    Wake,
+}
+
+/// What the retryer acts on.
+#[derive(Debug)]
+pub(crate) enum RetryerEvent {
+    /// This member serves no longer: whoever was granted something asks the next primary.
+    Stopped,
+    /// Queued acquires were granted.
+    Granted(Vec<(SessionId, Notice)>),
+    /// A callback connection appeared.
+    Connected(SessionId),
+    /// A call to this client ended.
+    Answered(SessionId),
+    /// Look at the flags.
+    Wake,
+}
+
+/// A bounded queue towards a thread that no sender ever waits for.
+#[derive(Debug)]
+pub(crate) struct Outlet<E> {
+    events: Sender<E>,
+    flags: Arc<Flags>,
+}
+
+/// The thread's end of it.
+#[derive(Debug)]
+pub(crate) struct Inlet<E> {
+    pub(crate) events: Receiver<E>,
+    flags: Arc<Flags>,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    lost: AtomicBool,
+    ending: AtomicBool,
+}
+
+/// The two ends of a queue.
+pub(crate) fn outlet<E>() -> (Outlet<E>, Inlet<E>) {
+    let (sender, events) = bounded(EVENTS_MAX);
+    let flags = Arc::new(Flags::default());
+    (Outlet { events: sender, flags: Arc::clone(&flags) }, Inlet { events, flags })
+}
+
+impl<E> Clone for Outlet<E> {
+    fn clone(&self) -> Self {
+        Outlet { events: self.events.clone(), flags: Arc::clone(&self.flags) }
+    }
+}
+
+impl<E> Outlet<E> {
+    /// Passes the event on; where there is no room it is lost, and the thread will know.
+    pub(crate) fn give(&self, event: E) {
+        if self.events.try_send(event).is_err() {
+            self.flags.lost.store(true, Ordering::Release);
+        }
+    }
+
+    /// Passes on what may be lost without notice: a full queue needs no waking.
+    pub(crate) fn nudge(&self, event: E) {
+        drop(self.events.try_send(event));
+    }
+
+    /// Tells the thread to end.
+    pub(crate) fn end(&self, wake: E) {
+        self.flags.ending.store(true, Ordering::Release);
+        self.nudge(wake);
+    }
+}
+
+impl<E> Inlet<E> {
+    /// Whether events were lost since the last call.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.flags.lost.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether the thread is to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.flags.ending.load(Ordering::Acquire)
+    }
+}
+
+impl LockApplication {
+    /// An empty machine.
+    pub(crate) fn new(outlets: Outlets) -> Self {
+        LockApplication { machine: Machine::default(), outlets, terms: 0 }
+    }
+
+    /// The state, for a look at it.
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn beat(&self, serving: impl FnOnce(Option<Serving>) -> Option<Serving>) {
+        let (shortest_lease, needs_sweep) = (self.machine.shortest_lease(), self.machine.needs_sweep());
+        self.outlets.pulse.send_if_modified(|pulse| {
+            let next = Pulse { serving: serving(pulse.serving), shortest_lease, needs_sweep };
+            let differs = *pulse != next;
+            *pulse = next;
+            differs
+        });
+    }
+}
+
+impl StateMachine for LockApplication {
+    fn apply(&mut self, op: u64, command: &[u8]) -> Vec<u8> {
+        self.machine.apply(op, command)
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.machine.snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
+        self.machine.restore(snapshot)
+    }
+
+    fn hash(&self) -> u64 {
+        self.machine.hash()
+    }
+}
+
+impl Application for LockApplication {
+    fn serving(&mut self) {
+        self.machine.set_serving(true);
+        self.terms += 1;
+        let serving = Serving { since: RawTime::now(), term: self.terms };
+        tracing::info!(applied_op = self.machine.applied(), sessions = self.machine.session_count(), "serving");
+        self.beat(|_| Some(serving));
+        self.outlets.revoker.give(RevokerEvent::Serving);
+    }
+
+    fn stopped_serving(&mut self) {
+        self.machine.set_serving(false);
+        tracing::info!("no longer serving");
+        self.beat(|_| None);
+        self.outlets.revoker.give(RevokerEvent::Stopped);
+        self.outlets.retryer.give(RetryerEvent::Stopped);
+    }
+
+    fn executed(&mut self) {
+        let (mut revokes, mut grants) = (Vec::new(), Vec::new());
+        for effect in self.machine.take_effects() {
+            match effect {
+                Effect::Revoke { revoke, told_by_grant } => revokes.push((revoke, told_by_grant)),
+                Effect::Granted { session, name, acquire, token, others_waiting } => {
+                    grants.push((session, Notice::Granted { name, acquire, token, others_waiting }));
+                }
+                // Before it repeats a revoke, the revoker asks the machine whether it still stands.
+                Effect::RevokeMoot { .. } => {}
+            }
+        }
+        if !grants.is_empty() {
+            self.outlets.retryer.give(RetryerEvent::Granted(grants));
+        }
+        if !revokes.is_empty() {
+            self.outlets.revoker.give(RevokerEvent::Revokes(revokes));
+        }
+        self.beat(|serving| serving);
+    }
+}

@@ -1,0 +1,186 @@
+//! The listening socket: each connection's hello is read, and answered with a welcome or a sentence.
+//!
+//! Why it is right: a connection costs one slot of a bounded number from the moment it is accepted, and says what it is for within
+//! [`wire::HELLO_TIMEOUT`]. Members are never turned away for a crowd of clients. A task of a connection that fails an assertion
+//! (tarpc's does at a deadline that lies years ahead) takes only its own connection with it.
+
+mod service;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use lock_protocol::{LockCallbackClient, LockService, Refusal, SessionId};
+use rsm::{Handle, PeerError, Rejection};
+use tarpc::server::{BaseChannel, Channel};
+use tokio::sync::watch;
+use wire::{Connection, Hello, HelloError, Listener, Role, Welcome};
+
+use crate::application::{LockApplication, Outlet, Pulse, RetryerEvent, RevokerEvent};
+use crate::callbacks::Callbacks;
+use crate::edge::service::Service;
+use crate::tick::{KeepAlives, not_serving};
+
+pub(crate) use service::refusal_of;
+
+/// Clients' connections, requests and callbacks together. A client has two.
+pub(crate) const CLIENT_CONNECTIONS_MAX: usize = 10_000;
+/// Above that, for members, and for clients that are told that there is no room.
+const CONNECTIONS_ABOVE: usize = 256;
+/// Calls of one connection under way; tarpc refuses more, and stops reading from a client that does not read.
+const CALLS_MAX: usize = 256;
+/// Before the next try to accept, when the system has no room (no file descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all connections share.
+pub(crate) struct Edge {
+    pub(crate) handle: Handle,
+    pub(crate) callbacks: Arc<Callbacks>,
+    pub(crate) keep_alives: Arc<KeepAlives>,
+    pub(crate) pulse: watch::Receiver<Pulse>,
+    pub(crate) revoker: Outlet<RevokerEvent>,
+    pub(crate) retryer: Outlet<RetryerEvent>,
+    /// The durability mode's name.
+    pub(crate) mode: String,
+    pub(crate) open: AtomicUsize,
+}
+
+/// A place among the connections.
+struct Place(Arc<Edge>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Accepts connections until the task is dropped.
+pub(crate) async fn accept_all(listener: Listener, edge: Arc<Edge>) {
+    loop {
+        match listener.accept().await {
+            Ok(connection) => {
+                let count = edge.open.fetch_add(1, Ordering::Relaxed);
+                let place = Place(Arc::clone(&edge));
+                if count < CLIENT_CONNECTIONS_MAX + CONNECTIONS_ABOVE {
+                    drop(tokio::spawn(serve(connection, place)));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no connection can be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection until it ends.
+async fn serve(mut connection: Connection, place: Place) {
+    let edge = &place.0;
+    let peer = connection.peer();
+    let refused = match connection.read_hello().await {
+        Ok(hello) => match hello.role {
+            Role::Peer => match edge.handle.accept_peer(connection, hello).await {
+                Ok(()) => return,
+                Err(error @ PeerError::Io(_)) => return tracing::debug!(%peer, %error, "a member's connection ended"),
+                Err(error) => return tracing::warn!(%peer, %error, "a member's connection was closed"),
+            },
+            Role::Client | Role::Callback => match edge.check(&hello).await {
+                Ok(()) => {
+                    // The pulse ends with the member.
+                    let mut pulse = edge.pulse.clone();
+                    return tokio::select! {
+                        () = edge.serve_client(connection, &hello) => {}
+                        _ = pulse.wait_for(|_| false) => {}
+                    };
+                }
+                Err(sentence) => sentence,
+            },
+        },
+        Err(HelloError::Version { theirs }) => format!(
+            "member {} speaks version {} of the protocol, the caller {theirs}: upgrade the older of the two",
+            edge.handle.member(),
+            wire::VERSION
+        ),
+        Err(error @ HelloError::Malformed) => error.to_string(),
+        Err(error) => return tracing::debug!(%peer, %error, "no hello"),
+    };
+    tracing::debug!(%peer, %refused, "a connection was refused");
+    drop(connection.welcome(&Welcome::Refused(refused)).await);
+}
+
+impl Edge {
+    /// This member's cluster; 0 while it knows none.
+    fn cluster(&self) -> u128 {
+        self.handle.status().view.as_ref().map_or(0, |view| view.cluster.0)
+    }
+
+    /// One line for a client that does not belong here.
+    async fn check(&self, hello: &Hello) -> Result<(), String> {
+        let (member, cluster) = (self.handle.member(), self.cluster());
+        if self.open.load(Ordering::Relaxed) > CLIENT_CONNECTIONS_MAX {
+            return Err(format!(
+                "member {member} has {CLIENT_CONNECTIONS_MAX} connections of clients: try again later"
+            ));
+        }
+        if hello.cluster != 0 && cluster != 0 && hello.cluster != cluster {
+            let (theirs, ours) = (rsm::ClusterId(hello.cluster), rsm::ClusterId(cluster));
+            return Err(format!("member {member} belongs to cluster {ours}, not {theirs}: correct the addresses"));
+        }
+        if hello.role == Role::Callback {
+            return self.check_callback(SessionId(hello.sender), hello.secret).await;
+        }
+        Ok(())
+    }
+
+    /// A callback connection shows whose it is by the nonce that opened its session.
+    async fn check_callback(&self, session: SessionId, nonce: u128) -> Result<(), String> {
+        if self.pulse.borrow().serving.is_none() {
+            return Err(not_serving(&self.handle).to_string());
+        }
+        let look = move |application: &mut LockApplication| application.machine().is_opened_by(session, nonce);
+        match self.handle.visit(look).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(format!("session {session} has ended, or was opened by somebody else: open a new one")),
+            None => Err("too much waits at this member: try again".into()),
+        }
+    }
+
+    async fn serve_client(self: &Arc<Self>, mut connection: Connection, hello: &Hello) {
+        let welcome = Welcome::Accepted { cluster: self.cluster(), member: self.handle.member().0 };
+        if connection.welcome(&welcome).await.is_err() {
+            return;
+        }
+        match hello.role {
+            Role::Callback => self.serve_callback(connection, SessionId(hello.sender)).await,
+            _ => {
+                let channel =
+                    BaseChannel::with_defaults(wire::transport(connection)).max_concurrent_requests(CALLS_MAX);
+                let service = Service(Arc::clone(self));
+                channel.execute(service.serve()).for_each(|handler| async { drop(tokio::spawn(handler)) }).await;
+            }
+        }
+    }
+
+    /// The roles are swapped: this side calls. Whatever stands out for the session is sent at once.
+    async fn serve_callback(&self, connection: Connection, session: SessionId) {
+        let new = LockCallbackClient::new(tarpc::client::Config::default(), wire::transport(connection));
+        let number = self.callbacks.enter(session, new.client);
+        self.revoker.give(RevokerEvent::Connected(session));
+        self.retryer.give(RetryerEvent::Connected(session));
+        if let Err(error) = new.dispatch.await {
+            tracing::debug!(%session, %error, "a callback connection broke");
+        }
+        self.callbacks.leave(session, number);
+    }
+
+    /// Whether a command is refused without being logged, and how.
+    fn refusal_now(&self) -> Option<Refusal> {
+        self.pulse.borrow().serving.is_none().then(|| not_serving(&self.handle))
+    }
+}
+
+/// Whether a command that was rejected so was certainly not executed.
+fn was_not_executed(rejection: &Rejection) -> bool {
+    !matches!(rejection, Rejection::Unknown)
+}

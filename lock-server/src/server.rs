@@ -1,0 +1,169 @@
+//! A member as a whole: the socket, the replica, and the threads and tasks around it, from start to end.
+//!
+//! Why it is right: the address is bound before the store is touched, and nobody is answered before the store is open. At the end
+//! the replica hands over and closes its store first, while requests under way are still answered.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use rsm::{Handle, Node, NodeSettings, StartError};
+use tokio::runtime;
+use tokio::sync::watch;
+use wire::{Endpoint, Listener};
+
+use crate::application::{LockApplication, Outlet, Outlets, Pulse, RetryerEvent, RevokerEvent, outlet};
+use crate::callbacks::Callbacks;
+use crate::edge::{Edge, accept_all};
+use crate::retryer::Retryer;
+use crate::revoker::Revoker;
+use crate::tick::{KeepAlives, Ticker, sweep};
+
+/// What a member is started with.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// The replica.
+    pub node: NodeSettings,
+    /// Where to listen.
+    pub listen: Endpoint,
+    /// Says yes to an address that other hosts reach, though nothing is encrypted and nobody is asked who he is.
+    pub listen_anywhere: bool,
+}
+
+/// Why a member does not start; one line that says what to do. Nothing was overwritten.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {endpoint}: {}", listen_advice(error))]
+    Listen {
+        /// The address.
+        endpoint: Endpoint,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The address is reached by other hosts.
+    #[error(
+        "{address} can be reached by other hosts, and nothing is encrypted yet: listen on loopback, or say \
+         --insecure-listen-anywhere"
+    )]
+    NotLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The replica does not start.
+    #[error("{0}")]
+    Start(#[from] StartError),
+    /// The system gives no thread.
+    #[error("no thread can be started: {0}")]
+    Thread(io::Error),
+}
+
+/// A running member. To be used within the runtime that it was started in; dropping it ends the member like a crash.
+#[derive(Debug)]
+pub struct Server {
+    handle: Handle,
+    node: Node,
+    address: Option<SocketAddr>,
+    tasks: tokio::task::JoinSet<()>,
+    revoker: Outlet<RevokerEvent>,
+    retryer: Outlet<RetryerEvent>,
+}
+
+impl Server {
+    /// Binds, opens the store, and starts everything, in the current runtime.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub async fn start(settings: ServerSettings) -> Result<Server, ServeError> {
+        let ServerSettings { node: node_settings, listen, listen_anywhere } = settings;
+        let listener = bind(&listen, listen_anywhere).await?;
+        let address = listener.address();
+        let mode = node_settings.mode.clone();
+        let runtime = runtime::Handle::current();
+        let (pulse_sender, pulse) = watch::channel(Pulse::default());
+        let (revoker, revoker_inlet) = outlet();
+        let (retryer, retryer_inlet) = outlet();
+        let outlets = Outlets { pulse: pulse_sender, revoker: revoker.clone(), retryer: retryer.clone() };
+        let (node, handle) = Node::start(node_settings, LockApplication::new(outlets), runtime.clone())?;
+        let callbacks = Arc::new(Callbacks::new(runtime.clone()));
+        let keep_alives = Arc::new(KeepAlives::default());
+
+        let revoker_thread =
+            Revoker::new(handle.clone(), runtime, Arc::clone(&callbacks), revoker_inlet, revoker.clone());
+        spawn("revoker", move || revoker_thread.run())?;
+        let retryer_thread = Retryer::new(Arc::clone(&callbacks), retryer_inlet, retryer.clone());
+        spawn("retryer", move || retryer_thread.run())?;
+
+        let edge = Edge {
+            handle: handle.clone(),
+            callbacks,
+            keep_alives: Arc::clone(&keep_alives),
+            pulse: pulse.clone(),
+            revoker: revoker.clone(),
+            retryer: retryer.clone(),
+            mode,
+            open: AtomicUsize::new(0),
+        };
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(Ticker { handle: handle.clone(), pulse: pulse.clone(), keep_alives }.run());
+        tasks.spawn(sweep(handle.clone(), pulse));
+        tasks.spawn(accept_all(listener, Arc::new(edge)));
+        tracing::info!(member = handle.member().0, %listen, durability = handle.durability(), "listening");
+        Ok(Server { handle, node, address, tasks, revoker, retryer })
+    }
+
+    /// The address that was bound; none for a local socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The replica.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Waits until the member has ended by itself.
+    ///
+    /// # Errors
+    /// It could not go on; one line says why.
+    pub async fn wait(&self) -> Result<(), String> {
+        self.node.wait().await
+    }
+
+    /// Stops in good order: hands over if this is the primary, then closes the store.
+    pub async fn stop(mut self) {
+        self.handle.stop().await;
+        self.tasks.shutdown().await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Not waited for: the revoker may be asking the replica thread, which ends only with the node, a field of this.
+        self.revoker.end(RevokerEvent::Wake);
+        self.retryer.end(RetryerEvent::Wake);
+    }
+}
+
+async fn bind(endpoint: &Endpoint, anywhere: bool) -> Result<Listener, ServeError> {
+    let listener = Listener::bind(endpoint).await;
+    let listener = listener.map_err(|error| ServeError::Listen { endpoint: endpoint.clone(), error })?;
+    match listener.address() {
+        Some(address) if !address.ip().is_loopback() && !anywhere => Err(ServeError::NotLoopback { address }),
+        _ => Ok(listener),
+    }
+}
+
+fn listen_advice(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "the address is in use: stop the process that has it, or choose another".into(),
+        io::ErrorKind::AddrNotAvailable => "the address is none of this host's: choose another".into(),
+        io::ErrorKind::PermissionDenied => "it is not permitted: choose a port above 1023, or another path".into(),
+        _ => format!("{error}: choose another address"),
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
+    std::thread::Builder::new().name(name.into()).spawn(work).map(drop).map_err(ServeError::Thread)
+}

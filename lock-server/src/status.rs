@@ -1,0 +1,59 @@
+//! A member's own account of itself, for people and tools.
+
+use lock_protocol::{MemberStatus, Role, ViewMember, ViewSummary};
+use rsm::{Handle, Kind, Slot, Standing, Status, View};
+
+/// What the member knows of itself, some milliseconds old at most.
+pub(crate) fn member_status(handle: &Handle, mode: &str) -> MemberStatus {
+    let status = handle.status();
+    MemberStatus {
+        id: status.identity.member.0,
+        cluster: status.view.as_ref().map_or(0, |view| view.cluster.0),
+        role: own_role(&status),
+        serving: status.serving,
+        waits_for: status.waits_for.clone(),
+        view: status.view.as_ref().map(summary),
+        applied_op: status.executed_op,
+        commit_op: status.commit_op,
+        last_op: status.last.op,
+        state_hash: format!("{:016x}", status.state_hash),
+        durability: format!("{mode}: {}", handle.durability()),
+        pid: std::process::id(),
+    }
+}
+
+/// A store that the view does not list is on its way to be listed, as syncing.
+fn own_role(status: &Status) -> Role {
+    if status.is_primary {
+        return Role::Primary;
+    }
+    let identity = status.identity;
+    let listed = status.view.as_ref().filter(|view| view.lists(identity.member, identity.incarnation));
+    match listed.and_then(|view| view.slot(identity.member)) {
+        Some(slot) => standing(slot),
+        None => Role::Syncing,
+    }
+}
+
+fn standing(slot: &Slot) -> Role {
+    match (slot.kind, slot.standing) {
+        (Kind::Witness, _) => Role::Witness,
+        (Kind::Replica, Standing::InSync) => Role::Backup,
+        (Kind::Replica, Standing::Syncing) => Role::Syncing,
+    }
+}
+
+fn summary(view: &View) -> ViewSummary {
+    let in_sync = view.slots.iter().filter(|slot| slot.standing == Standing::InSync).map(|slot| slot.member.0);
+    let member = |slot: &Slot| ViewMember {
+        id: slot.member.0,
+        address: slot.address.clone(),
+        role: if slot.member == view.primary { Role::Primary } else { standing(slot) },
+    };
+    ViewSummary {
+        id: view.number,
+        primary: view.primary.0,
+        in_sync: in_sync.collect(),
+        members: view.slots.iter().map(member).collect(),
+    }
+}
