@@ -55,11 +55,14 @@ impl<M: StateMachine> Replica<M> {
 
     pub(super) fn offer_snapshot(&mut self, to: MemberId, out: &mut Output) {
         let view = self.view_number();
-        if let Some(image) = &self.snapshot {
-            let (viewstamp, bytes) = (image.viewstamp, image.state.len() as u64);
-            let hash = hash_of(&image.state);
-            self.send(to, Message::SnapshotOffer { view, viewstamp, bytes, hash }, out);
-        }
+        let Some(image) = &self.snapshot else { return };
+        let (viewstamp, bytes) = (image.viewstamp, image.state.len() as u64);
+        let hash = match self.offered_hash {
+            Some((known, hash)) if known == viewstamp => hash,
+            _ => hash_of(&image.state),
+        };
+        self.offered_hash = Some((viewstamp, hash));
+        self.send(to, Message::SnapshotOffer { view, viewstamp, bytes, hash }, out);
     }
 
     /// Whether snapshots and entries are taken from this member now: the primary, or the reporter that I chose.

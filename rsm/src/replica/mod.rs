@@ -74,6 +74,8 @@ pub struct Replica<M> {
     hashes: VecDeque<(u64, u64)>,
 
     snapshot: Option<Arc<SnapshotImage>>,
+    /// The hash of the snapshot last offered: hashing a large one again for each offer would stall everything else.
+    offered_hash: Option<(Viewstamp, u64)>,
     /// A snapshot of my own on its way to the medium: its record, itself, and the op of the one before.
     snapshot_under_way: Option<(Token, Arc<SnapshotImage>, u64)>,
     /// The log's growth since the last snapshot, bytes.
@@ -134,6 +136,7 @@ impl<M: StateMachine> Replica<M> {
             grown_bytes: log.bytes(),
             log,
             snapshot,
+            offered_hash: None,
             snapshot_under_way: None,
             transfer: None,
             last_token: 0,
