@@ -1,0 +1,252 @@
+//! What a person can type, and the help.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use lock_client::{Endpoint, LockName};
+
+/// Where `lock-server dev` listens.
+const DEV_CLUSTER: &str = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103";
+
+const EXAMPLES: &str = "\
+Examples:
+  lockctl run backup -- ./backup.sh          run it here, and nowhere else at the same time
+  lockctl run --try backup -- ./backup.sh    or not at all, where somebody else runs it (exit 75)
+  lockctl locks orders/                      who holds what
+  lockctl status                             how the cluster is
+
+Exit status:
+  0 well   2 typed wrong   69 no cluster answers   71 the machine itself refused something
+  'run' ends as its command does; what else it can end with, 'lockctl run --help' tells.";
+
+const RUN_HELP: &str = "\
+The command finds the lock in its environment:
+  LOCK_NAME, LOCK_TOKEN      the (first) name, and its fencing token
+  LOCK_NAMES, LOCK_TOKENS    with several names: all, one a line, in the order given
+
+If the lease cannot be renewed, the command and all its process group get SIGTERM, and after the grace SIGKILL, before
+anybody else can have the lock. The lock is given back when the whole group has ended; what the command leaves running in
+its group is ended with it. SIGTERM, SIGINT and SIGHUP to lockctl go to the group.
+
+Several names are taken one after the other, sorted, so that two runs never wait for each other; while it waits for the
+second, a run holds the first.
+
+Not covered: processes that leave the group (daemons), a stopped lockctl, a stopped machine. There the token decides:
+send LOCK_TOKEN along with each write, and let the resource refuse smaller ones.
+
+Exit status: the command's own (128 + n if signal n ended it), or
+  75 the lock was not had in time      76 the lock was lost, and the command ended for it
+  126 the command is not executable    127 there is no such command
+  2 typed wrong    69 no cluster answers    71 the machine refused something
+
+Examples:
+  lockctl run backup -- ./backup.sh
+  lockctl run --try nightly -- make report || echo 'runs elsewhere'
+  lockctl run --wait 30s --lease 1m deploy/web -- ./deploy.sh
+  lockctl run --shared data -- ./read.sh       with other readers, without writers
+  lockctl run a b -- sh -c 'echo \"$LOCK_NAMES\"'";
+
+const BENCH_HELP: &str = "\
+What is measured, each for --duration (the whole takes some 12 s with the default):
+  cached      taking and giving back a lock that this session has already: ns, median over rounds
+  uncached    a new name each time, one at a time: us
+  throughput  new names, --clients sessions (a thread each) with --in-flight acquires each: per second
+  hand-over   one lock, wanted all the time by --clients sessions: changes of its holder per second
+  fail-over   (--kill-primary) the longest time without a success of one client that takes new names all the time
+
+Its locks are named PREFIX/...; all are given back at the end.
+
+Examples:
+  lockctl bench
+  lockctl bench --duration 1s --json
+  lockctl bench --kill-primary               kills a process of this machine: for test clusters";
+
+/// Locks for people and scripts: run a command under a lock, see who holds what, see how the cluster is.
+#[derive(Debug, Parser)]
+#[command(name = "lockctl", version, after_help = EXAMPLES, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) action: Action,
+}
+
+/// What every subcommand takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Common {
+    /// Any servers of the cluster: HOST:PORT or unix:PATH, separated by commas.
+    #[arg(long, global = true, env = "LOCK_ENDPOINTS", value_delimiter = ',', default_value = DEV_CLUSTER,
+          value_name = "A,B,C", value_parser = endpoint)]
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// What people see as the holder [default: USER@HOST/lockctl].
+    #[arg(long = "name", global = true, value_name = "TEXT")]
+    pub(crate) client_name: Option<String>,
+    /// How long to look for the cluster.
+    #[arg(long, global = true, value_name = "DUR", default_value = "5s", value_parser = duration)]
+    pub(crate) connect_timeout: Duration,
+    /// Tell what the client does, on stderr.
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Run a command while holding locks; it is ended before they could pass on.
+    #[command(after_help = RUN_HELP, override_usage = "lockctl run [OPTIONS] NAME... -- COMMAND [ARGUMENT]...")]
+    Run(Run),
+    /// List the locks that are held or waited for.
+    Locks {
+        /// Only names that begin so.
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: String,
+    },
+    /// Show who holds a lock, and who waits for it.
+    Inspect {
+        /// Its name.
+        #[arg(value_parser = lock_name)]
+        name: LockName,
+    },
+    /// Show the cluster: each member, and whether it serves.
+    Status,
+    /// List the cluster's members.
+    Members,
+    /// Measure the cluster at the endpoints.
+    #[command(after_help = BENCH_HELP)]
+    Bench(Bench),
+    /// Becomes the command that `run` guards.
+    #[command(name = crate::launch::EXEC, hide = true)]
+    Exec(Exec),
+    /// Gives a terminal back.
+    #[command(name = crate::launch::GIVE_BACK, hide = true)]
+    GiveBack {
+        /// To this process group.
+        #[arg(value_name = "GROUP")]
+        group: i32,
+    },
+}
+
+/// `lockctl run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Share the lock with other shared holders.
+    #[arg(long)]
+    pub(crate) shared: bool,
+    /// Give up after so long (exit 75) [default: wait as long as it takes].
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+    /// Give up at once where somebody uses it (exit 75).
+    #[arg(long = "try", conflicts_with = "wait")]
+    pub(crate) try_only: bool,
+    /// How long the cluster keeps the lock for this run when it hears nothing of it.
+    #[arg(long, value_name = "DUR", default_value = "15s", value_parser = lease)]
+    pub(crate) lease: Duration,
+    /// Between SIGTERM and SIGKILL [default: a fifth of the lease].
+    #[arg(long, value_name = "DUR", value_parser = duration)]
+    pub(crate) grace: Option<Duration>,
+    /// The locks.
+    #[arg(required = true, value_name = "NAME", value_parser = lock_name)]
+    pub(crate) names: Vec<LockName>,
+    /// The command and its arguments.
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// `lockctl bench`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Bench {
+    /// Of each measurement.
+    #[arg(long, value_name = "DUR", default_value = "2s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// Sessions in the measurements with many.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) clients: u16,
+    /// Acquires that each of these has under way at a time.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) in_flight: u16,
+    /// What its locks' names begin with.
+    #[arg(long, value_name = "TEXT", default_value = "bench", value_parser = bench_prefix)]
+    pub(crate) prefix: LockName,
+    /// Also kill -9 the primary, where it runs on this machine, and measure the gap in service.
+    #[arg(long)]
+    pub(crate) kill_primary: bool,
+}
+
+/// The hidden subcommand that becomes the command.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The `lockctl` that guards it.
+    #[arg(long)]
+    pub(crate) parent: i32,
+    /// Wait until its group has the terminal.
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    /// The command and its arguments.
+    #[arg(required = true, last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, String> {
+    text.trim().parse().map_err(|error: lock_client::EndpointError| error.to_string())
+}
+
+fn lock_name(text: &str) -> Result<LockName, String> {
+    LockName::new(text).map_err(|error| error.to_string())
+}
+
+fn bench_prefix(text: &str) -> Result<LockName, String> {
+    match text.len() {
+        0..=128 => lock_name(text),
+        _ => Err("at most 128 bytes, so that there is room for what is appended".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write 500ms, 30s, 5m"))
+}
+
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    if (lock_client::LEASE_MIN..=lock_client::LEASE_MAX).contains(&lease) {
+        return Ok(lease);
+    }
+    let (min, max) = (lock_client::LEASE_MIN, lock_client::LEASE_MAX);
+    Err(format!("a lease has {} to {}", humantime::format_duration(min), humantime::format_duration(max)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_has_no_conflicts() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_two_dashes_is_the_command_with_all_its_flags() {
+        let line = ["lockctl", "run", "--shared", "a", "b", "--wait", "2s", "--", "cmd", "--json", "--", "x"];
+        let Action::Run(run) = Arguments::try_parse_from(line).unwrap().action else { panic!("run") };
+        assert_eq!(run.names.iter().map(LockName::as_str).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(run.command, ["cmd", "--json", "--", "x"]);
+        assert!(run.shared && run.wait == Some(Duration::from_secs(2)) && run.lease == Duration::from_secs(15));
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_subcommand() {
+        for line in [
+            ["lockctl", "--json", "--endpoints", "h:1,h:2", "status"],
+            ["lockctl", "status", "--json", "--endpoints", "h:1,h:2"],
+        ] {
+            let arguments = Arguments::try_parse_from(line).unwrap();
+            assert!(arguments.common.json);
+            assert_eq!(arguments.common.endpoints.len(), 2);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Members that tell of themselves, and serve nothing else.
+
+use futures::StreamExt;
+use lock_protocol::{
+    Answer, KeepAlive, LockService, MemberStatus, Open, Opened, Outcome, Query, Refusal, Renewed, Role, SessionId,
+    Submission, ViewMember, ViewSummary,
+};
+use tarpc::context::Context;
+use tarpc::server::{BaseChannel, Channel};
+use wire::{Endpoint, Listener, Welcome};
+
+/// Members of a cluster of three; the first of them is the primary of view 4.
+pub(crate) struct Members {
+    pub(crate) addresses: Vec<String>,
+    _stop: tokio::sync::oneshot::Sender<()>,
+}
+
+/// Starts those with these ids. The others are in the view, and nobody is there.
+pub(crate) fn start(ids: &[u64]) -> Members {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let any: Endpoint = "127.0.0.1:0".parse().unwrap();
+    let listeners: Vec<Listener> = ids.iter().map(|_| runtime.block_on(Listener::bind(&any)).unwrap()).collect();
+    let mut addresses: Vec<String> = listeners.iter().map(|it| it.address().unwrap().to_string()).collect();
+    addresses.resize(3, "127.0.0.1:1".to_owned());
+    for (id, listener) in ids.iter().zip(listeners) {
+        runtime.spawn(serve(listener, Member { id: *id, addresses: addresses.clone() }));
+    }
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(runtime.block_on(stopped)));
+    Members { addresses, _stop: stop }
+}
+
+async fn serve(listener: Listener, member: Member) {
+    loop {
+        let mut connection = listener.accept().await.unwrap();
+        let member = member.clone();
+        tokio::spawn(async move {
+            connection.read_hello().await.unwrap();
+            connection.welcome(&Welcome::Accepted { cluster: 7, member: member.id }).await.unwrap();
+            let channel = BaseChannel::with_defaults(wire::transport(connection));
+            channel.execute(member.serve()).for_each(|handler| handler).await;
+        });
+    }
+}
+
+#[derive(Clone)]
+struct Member {
+    id: u64,
+    addresses: Vec<String>,
+}
+
+impl LockService for Member {
+    async fn open(self, _: Context, _: Open) -> Result<Opened, Refusal> {
+        Err(Refusal::ViewChanging)
+    }
+
+    async fn submit(self, _: Context, _: Submission) -> Result<Vec<Outcome>, Refusal> {
+        Err(Refusal::ViewChanging)
+    }
+
+    async fn keep_alive(self, _: Context, _: KeepAlive) -> Result<Renewed, Refusal> {
+        Err(Refusal::ViewChanging)
+    }
+
+    async fn close(self, _: Context, _: SessionId) -> Result<(), Refusal> {
+        Err(Refusal::ViewChanging)
+    }
+
+    async fn query(self, _: Context, _: Query) -> Result<Answer, Refusal> {
+        Err(Refusal::ViewChanging)
+    }
+
+    async fn status(self, _: Context) -> MemberStatus {
+        let listed = |(place, address): (usize, &String)| {
+            let id = place as u64 + 1;
+            let role = if id == 3 { Role::Syncing } else { Role::Backup };
+            ViewMember { id, address: address.clone(), role }
+        };
+        let members = self.addresses.iter().enumerate().map(listed).collect();
+        MemberStatus {
+            id: self.id,
+            cluster: 7,
+            role: if self.id == 1 { Role::Primary } else { Role::Backup },
+            serving: true,
+            waits_for: None,
+            view: Some(ViewSummary { id: 4, primary: 1, in_sync: vec![1, 2], members }),
+            applied_op: 9,
+            commit_op: 9,
+            last_op: 9,
+            state_hash: "00000000000000aa".to_owned(),
+            durability: "nvm: file, durable".to_owned(),
+            pid: std::process::id(),
+        }
+    }
+}
