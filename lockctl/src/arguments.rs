@@ -25,15 +25,18 @@ The command finds the lock in its environment:
   LOCK_NAME, LOCK_TOKEN      the (first) name, and its fencing token
   LOCK_NAMES, LOCK_TOKENS    with several names: all, one a line, in the order given
 
-If the lease cannot be renewed, the command and all its process group get SIGTERM, and after the grace SIGKILL, before
-anybody else can have the lock. The lock is given back when the whole group has ended; what the command leaves running in
-its group is ended with it. SIGTERM, SIGINT and SIGHUP to lockctl go to the group.
+If the lease cannot be renewed, all of the command's process group gets SIGTERM, and
+after the grace SIGKILL, before anybody else can have the lock. The lock is given back
+when the whole group has ended; what the command leaves running in its group is ended.
+SIGTERM, SIGINT, SIGHUP and SIGQUIT to lockctl go to the group; at a terminal the command
+has the terminal.
 
-Several names are taken one after the other, sorted, so that two runs never wait for each other; while it waits for the
-second, a run holds the first.
+Several names are taken one after the other, sorted, so that two runs never wait for each
+other; while it waits for the second, a run holds the first.
 
-Not covered: processes that leave the group (daemons), a stopped lockctl, a stopped machine. There the token decides:
-send LOCK_TOKEN along with each write, and let the resource refuse smaller ones.
+Not covered: processes that leave the group (daemons), a stopped lockctl, a stopped
+machine. There the token decides: send LOCK_TOKEN along with each write, and let the
+resource refuse smaller ones.
 
 Exit status: the command's own (128 + n if signal n ended it), or
   75 the lock was not had in time      76 the lock was lost, and the command ended for it
@@ -48,12 +51,13 @@ Examples:
   lockctl run a b -- sh -c 'echo \"$LOCK_NAMES\"'";
 
 const BENCH_HELP: &str = "\
-What is measured, each for --duration (the whole takes some 12 s with the default):
-  cached      taking and giving back a lock that this session has already: ns, median over rounds
+What is measured, each for --duration:
+  cached      taking and giving back a lock that the session has: ns, median of rounds
   uncached    a new name each time, one at a time: us
-  throughput  new names, --clients sessions (a thread each) with --in-flight acquires each: per second
-  hand-over   one lock, wanted all the time by --clients sessions: changes of its holder per second
-  fail-over   (--kill-primary) the longest time without a success of one client that takes new names all the time
+  throughput  new names; --clients sessions, a thread each, with --in-flight acquires each
+  hand-over   one lock, wanted all the time by --clients sessions: changes of its holder
+  fail-over   with --kill-primary: the longest time without a success of one client that
+              takes new names all the time
 
 Its locks are named PREFIX/...; all are given back at the end.
 
@@ -74,12 +78,13 @@ pub(crate) struct Arguments {
 
 /// What every subcommand takes.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of all subcommands")]
 pub(crate) struct Common {
     /// Any servers of the cluster: HOST:PORT or unix:PATH, separated by commas.
     #[arg(long, global = true, env = "LOCK_ENDPOINTS", value_delimiter = ',', default_value = DEV_CLUSTER,
           value_name = "A,B,C", value_parser = endpoint)]
     pub(crate) endpoints: Vec<Endpoint>,
-    /// Print JSON.
+    /// Print JSON (of 'run': one object on stderr at the end).
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// What people see as the holder [default: USER@HOST/lockctl].

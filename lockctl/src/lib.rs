@@ -32,6 +32,8 @@
 //! - Processes that left the command's group are not ended with it, and only the command's first process dies with a
 //!   `lockctl` that is killed with SIGKILL.
 //! - A stopped `lockctl` guards nothing while it is stopped.
+//! - Where a terminal stops background writers (`stty tostop`), a line of `lockctl` stops it while the command has the
+//!   terminal.
 //! - Linux only.
 #![forbid(unsafe_code)]
 

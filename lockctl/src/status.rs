@@ -253,12 +253,22 @@ impl Gathered {
         };
         if statuses(&self.answers).any(|status| serves(&status)) {
             let (in_sync, all) = (view.in_sync.len(), self.status.members.len());
-            return format!("serving: view {}, primary {}, {in_sync} of {all} members in sync", view.id, view.primary);
+            return format!(
+                "serving: view {}, primary {}, {in_sync} of {all} members in sync{}",
+                view.id,
+                view.primary,
+                self.silent()
+            );
         }
         let primary = self.status.members.iter().find(|member| member.id == Some(view.primary));
         let unreachable = primary.is_none_or(|primary| primary.role == Role::Unreachable);
         let unreachable = if unreachable { " does not answer" } else { "" };
         format!("not serving: view {}, whose primary {}{unreachable}{}", view.id, view.primary, self.waits())
+    }
+
+    fn silent(&self) -> String {
+        let silent = self.status.members.iter().filter(|member| member.role == Role::Unreachable);
+        silent.map(|member| format!("; member {} does not answer", or_dash(member.id))).collect()
     }
 
     fn waits(&self) -> String {
@@ -352,7 +362,7 @@ mod tests {
         let roles: Vec<Role> = gathered.status.members.iter().map(|member| member.role).collect();
         assert_eq!(roles, [Role::Backup, Role::Primary, Role::Unreachable]);
         assert_eq!(gathered.status.view.as_ref().map(|view| view.id), Some(4));
-        assert_eq!(gathered.verdict(), "serving: view 4, primary 2, 2 of 3 members in sync");
+        assert_eq!(gathered.verdict(), "serving: view 4, primary 2, 2 of 3 members in sync; member 3 does not answer");
         assert!(gathered.warnings().is_empty());
     }
 
