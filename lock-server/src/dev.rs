@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 use wire::{Endpoint, Hello, Role};
 
-use crate::PARENT_VARIABLE;
+use crate::command_line::PARENT_VARIABLE;
 use crate::flags::{DevFlags, complain, is_in_memory};
 
 /// A cluster that does not serve after so long will not.

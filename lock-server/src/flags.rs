@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use lock_server::ServerSettings;
 use rsm::{Backend, Kind, MemberId, NodeSettings};
 use wire::Endpoint;
+
+use crate::ServerSettings;
 
 /// Something in what the user typed, or in what he pointed at, is wrong.
 pub(crate) const EXIT_USAGE: u8 = 2;

@@ -33,7 +33,12 @@ pub mod machine;
 mod application;
 mod callbacks;
 mod clock;
+mod command_line;
+#[cfg(feature = "break-points")]
+mod control;
+mod dev;
 mod edge;
+mod flags;
 mod retryer;
 mod revoker;
 mod server;
@@ -41,4 +46,5 @@ mod status;
 mod tick;
 
 pub use application::LockApplication;
+pub use command_line::command_line;
 pub use server::{ServeError, Server, ServerSettings};
