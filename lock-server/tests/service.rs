@@ -77,6 +77,39 @@ fn a_dead_sessions_lock_is_free_after_its_lease_and_not_before() {
 }
 
 #[test]
+fn a_session_that_is_kept_alive_outlives_its_lease_many_times() {
+    run(async {
+        let cluster = Cluster::start(3).await;
+        let mut client = Client::open(&cluster, Duration::from_millis(500)).await;
+        let held = client.acquire("orders/1").await;
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(2) {
+            assert_eq!(client.keep_alive().await.expect("alive").notices, []);
+        }
+        assert_eq!(client.repeat(acquire("orders/1")).await, held);
+    });
+}
+
+#[test]
+fn locks_taken_one_after_the_other_have_rising_tokens() {
+    run(async {
+        let cluster = Cluster::start(3).await;
+        let mut client = Client::open(&cluster, LONG).await;
+        let mut last = None;
+        let mut times = Vec::new();
+        for number in 0..500 {
+            let started = Instant::now();
+            let next = token(&client.acquire(&format!("orders/{number}")).await);
+            times.push(started.elapsed());
+            assert!(last < Some(next));
+            last = Some(next);
+        }
+        times.sort();
+        println!("measured: an acquire takes {:?} (median), {:?} (99th percentile)", times[250], times[495]);
+    });
+}
+
+#[test]
 fn a_primary_killed_and_restarted_at_once_does_not_serve_from_an_empty_table() {
     run(async {
         let mut cluster = Cluster::start(3).await;
