@@ -1,1 +1,3 @@
 //! What needs more than one crate: simulator, lab scripts, processes, layering, benchmarks
+
+pub mod simulator;

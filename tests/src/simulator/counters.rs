@@ -1,0 +1,109 @@
+//! How often each rare branch was reached. A net with a hole looks like a net without a catch: what a suite never
+//! reached, it did not test.
+
+use std::collections::BTreeMap;
+
+use rsm::{Message, Record};
+
+/// Branches that a suite of some hundred seeds must reach; the test fails when one was not.
+pub const MUST_BE_REACHED: [&str; 30] = [
+    "answers ok",
+    "answers unknown",
+    "append mismatches",
+    "control records lost in a crash",
+    "crashes",
+    "crashes before founding ended",
+    "entries lost in a crash",
+    "fail-overs",
+    "fail-overs that promote",
+    "fetches of a reporter's log",
+    "founded",
+    "hand-overs asked of a serving primary",
+    "healed runs",
+    "incarnations lost",
+    "joins",
+    "members replaced",
+    "paxos refusals",
+    "pauses",
+    "planned stops",
+    "power failures",
+    "pre-vote agreements",
+    "pre-vote refusals",
+    "promotions",
+    "snapshot chunks",
+    "snapshot installs",
+    "snapshots",
+    "step-downs",
+    "truncations",
+    "view changes",
+    "views decided and never served",
+];
+
+/// Names and how often.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters(BTreeMap<&'static str, u64>);
+
+impl Counters {
+    /// Counts one.
+    pub(crate) fn hit(&mut self, name: &'static str) {
+        self.add(name, 1);
+    }
+
+    pub(crate) fn add(&mut self, name: &'static str, times: u64) {
+        if times > 0 {
+            *self.0.entry(name).or_default() += times;
+        }
+    }
+
+    /// Counts a message that was sent, where it marks a rare branch.
+    pub(crate) fn sent(&mut self, message: &Message) {
+        self.hit(match message {
+            Message::Mismatch { .. } => "append mismatches",
+            Message::Unmatched { .. } => "fetches that had to step back",
+            Message::Fetch { .. } => "fetches of a reporter's log",
+            Message::StepDown { .. } => "step-downs",
+            Message::PreVoteAnswer { ready: true, yes: true, .. } => "pre-vote agreements of a ready newcomer",
+            Message::PreVoteAnswer { yes: true, .. } => "pre-vote agreements",
+            Message::PreVoteAnswer { yes: false, .. } => "pre-vote refusals",
+            Message::Paxos(paxos::Message::Refused { .. }) => "paxos refusals",
+            Message::Join { .. } => "joins",
+            Message::JoinRefused { .. } => "joins refused",
+            Message::Chunk { .. } => "snapshot chunks",
+            Message::Diverged { .. } => "divergence told",
+            _ => return,
+        });
+    }
+
+    /// Counts a record that became durable.
+    pub(crate) fn stored(&mut self, record: &Record) {
+        self.hit(match record {
+            Record::TruncateAfter { .. } => "truncations",
+            Record::Snapshot { .. } => "snapshots",
+            Record::Install { keep_suffix: true, .. } => "snapshot installs that keep a suffix",
+            Record::Install { .. } => "snapshot installs",
+            Record::Control(_) | Record::Append(_) => return,
+        });
+    }
+
+    /// How often.
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// Adds another run's.
+    pub fn merge(&mut self, other: &Counters) {
+        for (name, times) in &other.0 {
+            self.add(name, *times);
+        }
+    }
+
+    /// All, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(name, times)| (*name, *times))
+    }
+
+    /// What of [`MUST_BE_REACHED`] was not.
+    pub fn missed(&self) -> Vec<&'static str> {
+        MUST_BE_REACHED.into_iter().filter(|name| self.get(name) == 0).collect()
+    }
+}

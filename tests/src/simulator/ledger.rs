@@ -1,0 +1,194 @@
+//! What is known to be committed, and what executing it gives: the truth that members and clients are held against.
+//!
+//! Why it is right: it is fed by the first member that claims a commit, and never forgets. All later claims, executions
+//! and answers must agree with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rsm::{Entry, Incarnation, Payload, StateMachine, Viewstamp};
+
+use super::invariants::{Check, Violation};
+use super::register::Register;
+
+/// Names a client's command: client, then a number that it uses once.
+pub(crate) type CommandId = (u64, u64);
+
+/// A command's bytes: its name, then filling.
+pub(crate) fn encode_command((client, number): CommandId, length_bytes: usize) -> Vec<u8> {
+    let mut bytes = [client.to_le_bytes(), number.to_le_bytes()].concat();
+    bytes.resize(length_bytes.max(bytes.len()), client as u8);
+    bytes
+}
+
+fn decode_command(bytes: &[u8]) -> Option<CommandId> {
+    let word = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+    Some((word(0)?, word(8)?))
+}
+
+/// An op of the committed history.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Op {
+    /// The state's hash after it.
+    pub(crate) hash: u64,
+    /// Whose command it is; none for a barrier.
+    pub(crate) command: Option<CommandId>,
+}
+
+#[derive(Debug)]
+struct Known {
+    entry: Arc<Entry>,
+    /// Incarnations that ever held it durably in their logs.
+    holders: Vec<Incarnation>,
+}
+
+/// Entries by viewstamp, and the committed history.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    entries: BTreeMap<Viewstamp, Known>,
+    /// The last op of each incarnation's installed snapshots: it holds all below.
+    installed: BTreeMap<Incarnation, u64>,
+    /// The committed entries, ascending.
+    committed: Vec<Viewstamp>,
+    /// What they did, from op 1.
+    ops: Vec<Op>,
+    reference: Register,
+    done: BTreeMap<CommandId, u64>,
+}
+
+impl Ledger {
+    /// Someone has, or sends, an entry.
+    ///
+    /// # Errors
+    /// Another entry with that viewstamp was seen.
+    pub(crate) fn see(&mut self, entry: &Arc<Entry>) -> Check {
+        let known = self
+            .entries
+            .entry(entry.viewstamp)
+            .or_insert_with(|| Known { entry: Arc::clone(entry), holders: Vec::new() });
+        if !Arc::ptr_eq(&known.entry, entry) && known.entry != *entry {
+            return Err(Violation::new(
+                "equal viewstamps, equal bytes",
+                format!(
+                    "{} exists twice: after {} and after {}",
+                    entry.viewstamp, known.entry.previous, entry.previous
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// A store holds an entry durably now.
+    pub(crate) fn hold(&mut self, holder: Incarnation, viewstamp: Viewstamp) {
+        if let Some(known) = self.entries.get_mut(&viewstamp)
+            && !known.holders.contains(&holder)
+        {
+            known.holders.push(holder);
+        }
+    }
+
+    /// A store holds another's snapshot durably now.
+    pub(crate) fn install(&mut self, holder: Incarnation, op: u64) {
+        let last = self.installed.entry(holder).or_default();
+        *last = op.max(*last);
+    }
+
+    /// Whether a store ever held everything up to this viewstamp durably.
+    pub(crate) fn held(&self, holder: Incarnation, viewstamp: Viewstamp) -> bool {
+        viewstamp == Viewstamp::default()
+            || self.entries.get(&viewstamp).is_some_and(|known| known.holders.contains(&holder))
+            || self.installed.get(&holder).is_some_and(|op| *op >= viewstamp.op && self.is_committed(viewstamp))
+    }
+
+    /// Whether an entry is committed.
+    pub(crate) fn is_committed(&self, viewstamp: Viewstamp) -> bool {
+        viewstamp == Viewstamp::default() || self.committed.binary_search(&viewstamp).is_ok()
+    }
+
+    /// The last committed entry.
+    pub(crate) fn top(&self) -> Viewstamp {
+        self.committed.last().copied().unwrap_or_default()
+    }
+
+    /// Committed entries above an op, ascending.
+    pub(crate) fn committed_above(&self, op: u64) -> &[Viewstamp] {
+        &self.committed[self.committed.partition_point(|viewstamp| viewstamp.op <= op)..]
+    }
+
+    /// An op of the history; op 0 is the empty state.
+    pub(crate) fn op(&self, op: u64) -> Option<Op> {
+        match op.checked_sub(1) {
+            None => Some(Op { hash: Register::default().hash(), command: None }),
+            Some(at) => self.ops.get(usize::try_from(at).ok()?).copied(),
+        }
+    }
+
+    /// The first entry of a view, where one was seen.
+    pub(crate) fn barrier(&self, view: u64) -> Option<Viewstamp> {
+        let from = Viewstamp { view, op: 0 };
+        self.entries.range(from..).next().map(|(viewstamp, _)| *viewstamp).filter(|first| first.view == view)
+    }
+
+    /// Whether one entry is the other, or comes before it in its log.
+    pub(crate) fn is_below(&self, viewstamp: Viewstamp, top: Viewstamp) -> bool {
+        let mut at = top;
+        while at.op > viewstamp.op {
+            match self.entries.get(&at) {
+                Some(known) => at = known.entry.previous,
+                None => return false,
+            }
+        }
+        at == viewstamp
+    }
+
+    /// A primary says that all up to this viewstamp is committed.
+    ///
+    /// # Errors
+    /// It is not a continuation of what was committed before, or a command is in it a second time.
+    pub(crate) fn commit(&mut self, viewstamp: Viewstamp) -> Check {
+        let top = self.top();
+        let mut fresh = Vec::new();
+        let mut at = viewstamp;
+        while at.op > top.op {
+            let Some(known) = self.entries.get(&at) else {
+                return Err(Violation::new("committed entries never change", format!("{at} was never in a log")));
+            };
+            fresh.push(Arc::clone(&known.entry));
+            at = known.entry.previous;
+        }
+        if !self.is_committed(at) {
+            let detail = format!("{viewstamp} is said to be committed; below it is {at}, but {top} was committed");
+            return Err(Violation::new("committed entries never change", detail));
+        }
+        for entry in fresh.into_iter().rev() {
+            self.execute(&entry)?;
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, entry: &Entry) -> Check {
+        self.committed.push(entry.viewstamp);
+        match &entry.payload {
+            Payload::Barrier => self.ops.push(Op { hash: self.reference.hash(), command: None }),
+            Payload::Batch(commands) => {
+                for (command, op) in commands.iter().zip(entry.first_op()..) {
+                    self.reference.apply(op, command);
+                    let id = decode_command(command);
+                    self.ops.push(Op { hash: self.reference.hash(), command: id });
+                    let before = id.and_then(|id| self.done.insert(id, op));
+                    if let Some(before) = before {
+                        let detail = format!("command {id:?} is op {before} and op {op}");
+                        return Err(Violation::new("a command is executed at most once", detail));
+                    }
+                }
+            }
+        }
+        self.reference.take_fresh();
+        Ok(())
+    }
+
+    /// Where a command was executed.
+    pub(crate) fn op_of(&self, command: CommandId) -> Option<u64> {
+        self.done.get(&command).copied()
+    }
+}

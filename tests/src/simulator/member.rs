@@ -1,0 +1,142 @@
+//! A member as the simulator runs it: the core, its store, its clock, and the shell between them.
+
+use std::collections::VecDeque;
+
+use rsm::{ClusterId, Founding, Identity, Input, Micros, Replica, Settings, Token, View};
+
+use super::clients::address_of;
+use super::dice::{Dice, MILLION};
+use super::invariants::Run;
+use super::mutation::Mutation;
+use super::plan::Plan;
+use super::register::Register;
+use super::store::Store;
+
+/// A local clock: starts anywhere, and runs at its own rate.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    started_at: u64,
+    offset: Micros,
+    rate: u64,
+}
+
+/// A member.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) store: Store,
+    /// The process; none while it is down.
+    pub(crate) process: Option<Process>,
+    pub(crate) flush_is_slow: bool,
+    /// A start is due; a second one is not to be asked for.
+    pub(crate) starts: bool,
+    mutation: Mutation,
+}
+
+/// A run of a member's process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) replica: Replica<Register>,
+    pub(crate) run: Run,
+    clock: Clock,
+    /// What arrived and was not taken in yet.
+    pub(crate) inbox: VecDeque<Input>,
+    /// A step is due.
+    pub(crate) wakes: bool,
+    /// Stands still until then, true time.
+    pub(crate) paused_until: u64,
+    /// Messages that wait for their record.
+    pub(crate) held: Vec<rsm::Send>,
+    /// The store is at work.
+    pub(crate) flushing: bool,
+    pub(crate) serving: bool,
+}
+
+impl Member {
+    pub(crate) fn new(identity: Identity, keeps_released: bool, mutation: Mutation) -> Self {
+        Member {
+            store: Store::empty(identity, keeps_released),
+            process: None,
+            flush_is_slow: false,
+            starts: false,
+            mutation,
+        }
+    }
+
+    /// The last decided view that it knows, or is about to; and whether it has entered it.
+    pub(crate) fn known_view(&self) -> Option<&View> {
+        self.store.asked.control.config.as_ref().map(|config| &config.last)
+    }
+
+    /// The view that it has entered, or is about to.
+    pub(crate) fn entered(&self) -> Option<&View> {
+        let Identity { member, incarnation } = self.store.identity;
+        self.known_view().filter(|view| view.lists(member, incarnation))
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.store.asked.control.cluster()
+    }
+
+    /// Starts the process from what the store holds.
+    ///
+    /// # Errors
+    /// The core refuses the store.
+    pub(crate) fn start(
+        &mut self,
+        plan: &Plan,
+        founding: &Founding,
+        dice: &mut Dice,
+        run: Run,
+        now: u64,
+    ) -> Result<(), String> {
+        let index = (self.store.identity.member.0 - 1) as usize;
+        let settings = Settings {
+            founding: founding.clone(),
+            address: address_of(index),
+            timing: plan.timing,
+            snapshot_every_bytes: plan.snapshot_every_bytes,
+            log_capacity_bytes: plan.log_capacity_bytes,
+        };
+        let clock = Clock { started_at: now, offset: dice.below(MILLION * 1000), rate: dice.between(plan.clock_rate) };
+        let machine = Register::new(plan.ballast_bytes);
+        let recovered = self.store.recovered();
+        let replica = Replica::new(settings, recovered, machine, dice.number(), clock.read(now))?;
+        self.process = Some(Process {
+            replica: self.mutation.put_into(replica),
+            run,
+            clock,
+            inbox: VecDeque::new(),
+            wakes: false,
+            paused_until: 0,
+            held: Vec::new(),
+            flushing: false,
+            serving: false,
+        });
+        Ok(())
+    }
+}
+
+impl Process {
+    /// Its own clock's reading at a moment of true time.
+    pub(crate) fn read_clock(&self, now: u64) -> Micros {
+        self.clock.read(now)
+    }
+
+    /// True time that passes while its clock advances by so much, µs.
+    pub(crate) fn true_time(&self, local_us: Micros) -> u64 {
+        (local_us * MILLION / self.clock.rate).max(1)
+    }
+
+    /// Takes the held messages out whose record is durable.
+    pub(crate) fn release(&mut self, is_durable: impl Fn(Token) -> bool) -> Vec<rsm::Send> {
+        let (free, held) = std::mem::take(&mut self.held).into_iter().partition(|send| is_durable(send.after));
+        self.held = held;
+        free
+    }
+}
+
+impl Clock {
+    fn read(&self, now: u64) -> Micros {
+        self.offset + (now - self.started_at) * self.rate / MILLION
+    }
+}

@@ -1,0 +1,324 @@
+//! The simulated world: a heap of events, and what each does.
+//!
+//! Why it is deterministic: one thread, all chance from one generator, events ordered by time and then by the order in
+//! which they were scheduled, and no container whose order depends on addresses or hashes.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use rsm::{ClusterId, Founding, Identity, Incarnation, Input, Kind, MemberId, Message, Rejection, Tag, Token};
+
+use super::Options;
+use super::clients::{Attempts, Client, Next, RETRY_US, Request, TIMEOUT_US, address_of};
+use super::dice::Dice;
+use super::invariants::{Check, Invariants, Run, Violation};
+use super::ledger::encode_command;
+use super::member::Member;
+use super::mutation::Mutation;
+use super::network::Network;
+use super::plan::Plan;
+use super::trace::Trace;
+
+/// Something that happens to somebody. Members and clients by index.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The shell's timer.
+    Tick(usize, Run),
+    /// The core takes in what waits.
+    Wake(usize, Run),
+    /// An input comes from the shell itself.
+    Input(usize, Run, Input),
+    /// The store has made all up to the token durable.
+    Flushed(usize, Run, Token),
+    /// A message arrives.
+    Arrive { to: usize, cluster: ClusterId, from: Identity, message: Message },
+    /// A process starts.
+    Start(usize),
+    /// A process dies, as planned.
+    Stop(usize, Run),
+    /// A client asks.
+    Ask(usize),
+    /// A client's command arrives.
+    Request { to: usize, client: usize, tag: Tag },
+    /// An answer arrives.
+    Answer { client: usize, tag: Tag, answer: Result<Vec<u8>, Rejection> },
+    /// A client does not wait any longer.
+    Timeout { client: usize, tag: Tag },
+    /// Something goes wrong.
+    Fault,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: u64,
+    sequence: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.sequence) == (other.at, other.sequence)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}
+
+/// Everything.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) dice: Dice,
+    /// True time, µs.
+    pub(crate) now: u64,
+    pub(crate) events: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    sequence: u64,
+    runs: Run,
+    pub(crate) members: Vec<Member>,
+    /// Lost before any view was in force.
+    pub(crate) wiped: Vec<bool>,
+    pub(crate) network: Network,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) attempts: Attempts,
+    /// Clients begin no new commands.
+    pub(crate) clients_rest: bool,
+    /// Answers that said OK.
+    pub(crate) answers_ok: u64,
+    pub(crate) invariants: Invariants,
+    pub(crate) trace: Trace,
+    founding: Founding,
+    /// The bug that was put back.
+    pub(crate) mutation: Mutation,
+    /// Faults happen.
+    pub(crate) unsafe_now: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, options: &Options) -> World {
+        let mut dice = Dice::new(seed);
+        let plan = Plan::draw(&mut dice, options.members);
+        let mutation = Mutation::named(options.mutant.as_deref());
+        let members = (0..plan.members).map(|index| {
+            let identity = Identity { member: MemberId(index as u64 + 1), incarnation: draw_incarnation(&mut dice) };
+            Member::new(identity, plan.store.keeps_released, mutation)
+        });
+        let members: Vec<Member> = members.collect();
+        let listed = (0..plan.members).map(|index| (MemberId(index as u64 + 1), address_of(index), Kind::Replica));
+        World {
+            founding: Founding { name: "simulated".into(), members: listed.collect(), mode: "durable".into() },
+            network: Network::new(plan.members, plan.network.clone()),
+            clients: (0..plan.clients as u64).map(Client::new).collect(),
+            wiped: vec![false; plan.members],
+            members,
+            dice,
+            now: 0,
+            events: 0,
+            queue: BinaryHeap::new(),
+            sequence: 0,
+            runs: 0,
+            attempts: Attempts::default(),
+            clients_rest: false,
+            answers_ok: 0,
+            invariants: Invariants::default(),
+            trace: Trace::new(options.trace_lines),
+            unsafe_now: false,
+            mutation,
+            plan,
+        }
+    }
+
+    pub(crate) fn schedule(&mut self, delay_us: u64, event: Event) {
+        self.sequence += 1;
+        self.queue.push(Reverse(Scheduled { at: self.now + delay_us, sequence: self.sequence, event }));
+    }
+
+    /// Lets time pass until then, or until `done` says so (asked now and then). Returns whether it did.
+    pub(crate) fn run_until(&mut self, end: u64, done: impl Fn(&World) -> bool) -> Result<bool, Violation> {
+        const ASK_EVERY_US: u64 = 20_000;
+        let mut ask_at = self.now;
+        loop {
+            if self.now >= ask_at {
+                if done(self) {
+                    return Ok(true);
+                }
+                ask_at = self.now + ASK_EVERY_US;
+            }
+            match self.queue.peek() {
+                Some(Reverse(next)) if next.at <= end => {
+                    let Reverse(next) = self.queue.pop().expect("it was just seen");
+                    self.now = next.at;
+                    self.events += 1;
+                    self.happen(next.event)?;
+                }
+                _ => {
+                    self.now = end;
+                    return Ok(done(self));
+                }
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) -> Check {
+        match event {
+            Event::Tick(index, run) => self.on_tick(index, run),
+            Event::Wake(index, run) => return self.on_wake(index, run),
+            Event::Input(index, run, input) => {
+                if self.is_running(index, run) {
+                    self.deliver(index, input);
+                }
+            }
+            Event::Flushed(index, run, token) => return self.on_flushed(index, run, token),
+            Event::Arrive { to, cluster, from, message } => {
+                self.deliver(to, Input::Message { cluster, from, message });
+            }
+            Event::Start(index) => return self.on_start(index),
+            Event::Stop(index, run) => {
+                if self.unsafe_now && self.is_running(index, run) {
+                    return self.crash(index);
+                }
+            }
+            Event::Ask(client) => self.on_ask(client),
+            Event::Request { to, client, tag } => self.on_request(to, client, tag),
+            Event::Answer { client, tag, answer } => self.on_answer(client, tag, answer),
+            Event::Timeout { client, tag } => self.on_timeout(client, tag),
+            Event::Fault => return self.on_fault(),
+        }
+        Ok(())
+    }
+
+    fn is_running(&self, index: usize, run: Run) -> bool {
+        self.members[index].process.as_ref().is_some_and(|process| process.run == run)
+    }
+
+    /// Puts an input into a process's inbox; it is lost if there is no process.
+    pub(crate) fn deliver(&mut self, index: usize, input: Input) {
+        let Some(process) = &mut self.members[index].process else { return };
+        process.inbox.push_back(input);
+        if !process.wakes {
+            process.wakes = true;
+            let (run, pause) = (process.run, process.paused_until.saturating_sub(self.now));
+            let delay = pause + self.dice.between(self.plan.group_us);
+            self.schedule(delay, Event::Wake(index, run));
+        }
+    }
+
+    fn on_tick(&mut self, index: usize, run: Run) {
+        if !self.is_running(index, run) {
+            return;
+        }
+        self.deliver(index, Input::Tick);
+        let Some(process) = &self.members[index].process else { return };
+        let pause = process.paused_until.saturating_sub(self.now);
+        let delay = pause + process.true_time(self.plan.timing.tick);
+        self.schedule(delay, Event::Tick(index, run));
+    }
+
+    /// Starts a process, unless one runs.
+    fn on_start(&mut self, index: usize) -> Check {
+        let member = &mut self.members[index];
+        member.starts = false;
+        if member.process.is_some() {
+            return Ok(());
+        }
+        self.runs += 1;
+        let run = self.runs;
+        member
+            .start(&self.plan, &self.founding, &mut self.dice, run, self.now)
+            .map_err(|line| Violation::new("a core starts from its own store", line))?;
+        let identity = member.store.identity;
+        let last = member.store.durable.last();
+        self.trace.note(self.now, [1, index as u64, run], || {
+            format!("member {} starts (incarnation {}), log to {last}", identity.member, identity.incarnation)
+        });
+        self.check_start(index)?;
+        let first = self.dice.below(self.plan.timing.tick);
+        self.schedule(first, Event::Tick(index, run));
+        Ok(())
+    }
+
+    // ----- clients
+
+    fn on_ask(&mut self, index: usize) {
+        if self.clients_rest {
+            return;
+        }
+        let length_bytes = self.dice.between(self.plan.command_bytes) as usize;
+        let horizon = self.invariants.horizon();
+        let client = &mut self.clients[index];
+        if client.request.is_none() {
+            let command = client.name();
+            client.request = Some(Request { command, length_bytes, horizon, tag: None });
+        }
+        let Some(request) = &mut client.request else { return };
+        let tag = self.attempts.open(index, request.command, request.length_bytes, request.horizon);
+        request.tag = Some(tag);
+        let to = client.believed;
+        if let [Some(delay), _] = self.network.client_fate(&mut self.dice) {
+            self.schedule(delay, Event::Request { to, client: index, tag });
+        }
+        self.schedule(TIMEOUT_US, Event::Timeout { client: index, tag });
+    }
+
+    fn on_request(&mut self, to: usize, client: usize, tag: Tag) {
+        if self.members[to].process.is_none() {
+            let answer = Err(Rejection::NotPrimary { hint: None });
+            self.schedule(1_000, Event::Answer { client, tag, answer });
+            return;
+        }
+        let Some(attempt) = self.attempts.get(tag) else { return };
+        let command = encode_command(attempt.command, attempt.length_bytes);
+        let urgent = self.dice.chance(50_000);
+        self.deliver(to, Input::Submit { tag, command, urgent });
+    }
+
+    fn on_answer(&mut self, index: usize, tag: Tag, answer: Result<Vec<u8>, Rejection>) {
+        if let Ok(bytes) = &answer {
+            self.answers_ok += 1;
+            self.invariants.heard(bytes);
+        }
+        let other = self.dice.index(self.members.len());
+        let client = &mut self.clients[index];
+        let Some(request) = client.request.as_mut().filter(|request| request.tag == Some(tag)) else { return };
+        request.tag = None;
+        let next = match &answer {
+            Ok(_) => Next::Another,
+            Err(rejection) => client.refused(rejection, self.members.len(), other),
+        };
+        let wait = match next {
+            Next::Another => {
+                client.request = None;
+                self.dice.between(self.plan.think_us)
+            }
+            Next::Again => self.dice.between(RETRY_US),
+        };
+        self.schedule(wait, Event::Ask(index));
+    }
+
+    /// The command may or may not be executed, now or later: the client leaves it at that.
+    fn on_timeout(&mut self, index: usize, tag: Tag) {
+        let other = self.dice.index(self.members.len());
+        let client = &mut self.clients[index];
+        if client.request.as_ref().is_some_and(|request| request.tag == Some(tag)) {
+            client.request = None;
+            client.believed = other;
+            self.invariants.counters.hit("client timeouts");
+            self.schedule(0, Event::Ask(index));
+        }
+    }
+}
+
+pub(crate) fn draw_incarnation(dice: &mut Dice) -> Incarnation {
+    Incarnation(u128::from(dice.number()) << 64 | u128::from(dice.number()))
+}

@@ -1,0 +1,83 @@
+//! The simulator's suite: seeds that failed once, a fixed range, and a fresh range each time.
+
+use plumeria_tests::simulator::{Counters, Options, Outcome, report, run};
+
+/// The fixed range; together its runs must reach every rare branch.
+const FIXED_SEEDS: std::ops::RangeInclusive<u64> = 1..=800;
+/// Seeds that nobody has run before, each time.
+const FRESH_SEEDS: u64 = 600;
+/// Seeds that are run twice.
+const TWICE_SEEDS: std::ops::RangeInclusive<u64> = 1..=12;
+
+fn expect_whole(seed: u64) -> Outcome {
+    let options = Options::default();
+    let outcome = run(seed, &options);
+    assert!(outcome.failure.is_none(), "seed {seed}: {}", report(&outcome, &options));
+    outcome
+}
+
+#[test]
+fn seeds_that_failed_once_do_not_fail_again() {
+    let text = include_str!("seeds.txt");
+    let seeds = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next());
+    let seeds: Vec<u64> = seeds.map(|seed| seed.parse().expect("a line begins with a seed")).collect();
+    assert!(!seeds.is_empty(), "the file was read");
+    for seed in seeds {
+        expect_whole(seed);
+    }
+}
+
+#[test]
+fn a_fixed_range_of_seeds_holds_and_reaches_every_rare_branch() {
+    let mut counters = Counters::default();
+    for seed in FIXED_SEEDS {
+        counters.merge(&expect_whole(seed).counters);
+    }
+    assert_eq!(counters.missed(), Vec::<&str>::new(), "branches that no run reached");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a fresh range is to differ from run to run; it is printed")]
+fn a_fresh_range_of_seeds_holds() {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let first = since_1970.as_millis() as u64;
+    println!("fresh seeds: --first {first} --seeds {FRESH_SEEDS}");
+    for seed in first..first + FRESH_SEEDS {
+        expect_whole(seed);
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in TWICE_SEEDS {
+        let (one, other) = (run(seed, &Options::default()), run(seed, &Options::default()));
+        assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");
+        assert_eq!((one.events, one.simulated_us, &one.counters), (other.events, other.simulated_us, &other.counters));
+        let told = run(seed, &Options { trace_lines: 10, ..Options::default() });
+        assert_eq!(told.trace_hash, one.trace_hash, "telling the story does not change it");
+    }
+    let hashes = TWICE_SEEDS.map(|seed| run(seed, &Options::default()).trace_hash);
+    let distinct: std::collections::BTreeSet<u64> = hashes.collect();
+    assert_eq!(distinct.len(), TWICE_SEEDS.count(), "another seed is another run");
+}
+
+/// The net is proven: each known bug is put back, and some seed must catch it.
+#[cfg(feature = "mutants")]
+#[test]
+fn every_known_bug_is_caught() {
+    use plumeria_tests::simulator::mutants;
+
+    const PATIENCE_SEEDS: u64 = 3_000;
+    let escaped: Vec<&str> = mutants()
+        .into_iter()
+        .filter(|name| {
+            let options = Options { mutant: Some((*name).to_owned()), ..Options::default() };
+            let caught = (1..=PATIENCE_SEEDS).find_map(|seed| Some((seed, run(seed, &options).failure?)));
+            if let Some((seed, violation)) = &caught {
+                println!("{name}: caught by seed {seed}: {}", violation.rule);
+            }
+            caught.is_none()
+        })
+        .collect();
+    assert_eq!(escaped, Vec::<&str>::new(), "known bugs that no seed has caught");
+}
