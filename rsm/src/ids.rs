@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::view::Fnv;
+
 /// A member's number, given by the operator; stays the same over a loss of its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MemberId(pub u64);
@@ -13,7 +15,8 @@ pub struct MemberId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Incarnation(pub u128);
 
-/// A cluster's id, random at its founding; 0 stands for "not founded".
+/// A cluster's id, made at its founding: half of it random, half a hash of the cluster's name, so that a store can tell
+/// whether it was made under another name. 0 stands for "not founded".
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClusterId(pub u128);
 
@@ -28,6 +31,24 @@ pub struct Viewstamp {
     pub view: u64,
     /// The op's number.
     pub op: u64,
+}
+
+impl ClusterId {
+    /// The id of a new cluster.
+    pub(crate) fn new(random: u64, name: &str) -> Self {
+        ClusterId((u128::from(random) << 64) | u128::from(hash_of_name(name)))
+    }
+
+    /// Whether a cluster of this name can have this id.
+    pub(crate) fn may_be_named(self, name: &str) -> bool {
+        self.0 as u64 == hash_of_name(name)
+    }
+}
+
+fn hash_of_name(name: &str) -> u64 {
+    let mut hash = Fnv::new();
+    hash.bytes(name.as_bytes());
+    hash.finish().max(1)
 }
 
 impl fmt::Display for MemberId {

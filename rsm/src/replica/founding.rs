@@ -104,8 +104,8 @@ impl<M: StateMachine> Replica<M> {
                 standing: Standing::InSync,
             });
         }
-        let cluster = (u128::from(self.random.next()) << 64) | u128::from(self.random.next() | 1);
-        let view = View { number: 1, parent: 0, cluster: ClusterId(cluster), primary: me.member, slots };
+        let cluster = ClusterId::new(self.random.next(), &self.settings.founding.name);
+        let view = View { number: 1, parent: 0, cluster, primary: me.member, slots };
         self.founding = Some(view.clone());
         self.persist_control(out);
         if let Role::Founding(founder) = &mut self.role {

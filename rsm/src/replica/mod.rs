@@ -32,8 +32,8 @@ use crate::log::Log;
 #[cfg(any(test, feature = "mutants"))]
 use crate::mutant::Mutant;
 use crate::{
-    ClusterId, Control, Entry, Identity, Input, MemberId, Message, Micros, Output, Record, Recovered, Rejection, Send,
-    Settings, SnapshotImage, StateMachine, Status, Token, View, Viewstamp,
+    ClusterId, Control, Entry, Founding, Identity, Input, MemberId, Message, Micros, Output, Record, Recovered,
+    Rejection, Send, Settings, SnapshotImage, StateMachine, Status, Token, View, Viewstamp,
 };
 use random::Random;
 use roles::{Backup, Candidacy, Command, Founder, Role, Transfer};
@@ -109,6 +109,9 @@ impl<M: StateMachine> Replica<M> {
         now: Micros,
     ) -> Result<Self, String> {
         let Recovered { identity, control, snapshot, entries } = recovered;
+        if let Some(config) = &control.config {
+            refuse_another_cluster(&settings.founding, &config.last)?;
+        }
         let mut executed = Viewstamp::default();
         if let Some(image) = &snapshot {
             machine.restore(&image.state).map_err(|problem| format!("the snapshot is unusable: {problem}"))?;
@@ -458,6 +461,26 @@ impl<M: StateMachine> Replica<M> {
             out.serving = Some(false);
         }
     }
+}
+
+/// A store of another cluster is refused (S10). Two clusters of one name and the same ids are told apart by their ids, when
+/// the members meet.
+fn refuse_another_cluster(configured: &Founding, view: &View) -> Result<(), String> {
+    if !view.cluster.may_be_named(&configured.name) {
+        return Err(format!(
+            "the data directory belongs to a cluster of another name than '{}': correct the name or the directory",
+            configured.name
+        ));
+    }
+    let ids = |members: Vec<MemberId>| members.iter().map(MemberId::to_string).collect::<Vec<_>>().join(", ");
+    let listed = ids(view.slots.iter().map(|slot| slot.member).collect());
+    let named = ids(configured.members.iter().map(|(member, ..)| *member).collect());
+    if listed != named {
+        return Err(format!(
+            "the data directory belongs to a cluster of members {listed}, not {named}: correct the list or the directory"
+        ));
+    }
+    Ok(())
 }
 
 fn recovered_log(entries: Vec<Entry>, executed: Viewstamp) -> Result<Log, String> {

@@ -518,6 +518,21 @@ fn entries_that_make_no_sense_are_dropped() {
 }
 
 #[test]
+fn s10_a_store_of_another_cluster_is_refused_in_one_line() {
+    let mut script = Script::serving(3, None);
+    script.run(100);
+    script.kill(2);
+    let founding = script.settings.founding.clone();
+    script.settings.founding.name = "another".into();
+    assert!(script.try_start(2).expect_err("refused").contains("another name than 'another'"));
+    script.settings.founding = founding.clone();
+    script.settings.founding.members.pop();
+    assert!(script.try_start(2).expect_err("refused").contains("members 1, 2, 3, not 1, 2"));
+    script.settings.founding = founding;
+    script.try_start(2).expect("it is its own");
+}
+
+#[test]
 fn a_message_of_another_cluster_is_dropped() {
     let mut script = Script::serving(3, None);
     let from = crate::Identity { member: MemberId(1), incarnation: crate::Incarnation(1) };

@@ -140,11 +140,16 @@ impl Script {
     }
 
     pub(super) fn start(&mut self, id: u64) {
+        self.try_start(id).expect("a sound store");
+    }
+
+    pub(super) fn try_start(&mut self, id: u64) -> Result<(), String> {
         let settings = Settings { address: format!("m{id}"), ..self.settings.clone() };
         let recovered = self.media[&id].recovered();
         let seed = id + self.now;
-        let replica = Replica::new(settings, recovered, Journal::default(), seed, self.now).expect("a sound store");
+        let replica = Replica::new(settings, recovered, Journal::default(), seed, self.now)?;
         self.members.insert(id, replica.with_mutant(self.mutant));
+        Ok(())
     }
 
     /// kill -9: what was not durable is gone.
