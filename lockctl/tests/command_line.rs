@@ -68,6 +68,20 @@ fn runs(pid: i32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
+/// The exit status of a child; one that goes on for too long is killed, and has none.
+fn exit_of(child: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if Instant::now() >= deadline {
+            child.kill().unwrap();
+        }
+        std::thread::yield_now();
+    }
+}
+
 fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
@@ -175,12 +189,12 @@ fn a_run_that_waits_goes_on_when_the_lock_is_free_and_leaves_the_queue_when_it_i
     let mut ended = lockctl(&endpoints(&cluster), &["run", "l", "--", "true"]).spawn().unwrap();
     until("it waits", || cluster.control.waiters("l") == 1);
     signal(&ended, Signal::TERM);
-    assert_eq!(ended.wait().unwrap().code(), Some(143));
+    assert_eq!(exit_of(&mut ended), Some(143));
     assert_eq!(cluster.control.waiters("l"), 0);
     let mut waiting = lockctl(&endpoints(&cluster), &["run", "l", "--", "true"]).spawn().unwrap();
     until("it waits", || cluster.control.waiters("l") == 1);
     drop(guard);
-    assert_eq!(waiting.wait().unwrap().code(), Some(0));
+    assert_eq!(exit_of(&mut waiting), Some(0));
     drop(client);
 }
 
@@ -194,7 +208,7 @@ fn shared_runs_hold_a_lock_together() {
     until("both hold it", || cluster.control.holders("l") == 2);
     fs::write(directory.path().join("stop"), "").unwrap();
     for child in &mut both {
-        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert_eq!(exit_of(child), Some(0));
     }
 }
 
@@ -207,7 +221,7 @@ fn signals_are_passed_on_to_the_command() {
     let mut child = lockctl(&endpoints(&cluster), &["run", "l", "--", "sh", "-c", &script]).spawn().unwrap();
     let pid = pid_in(&ready);
     signal(&child, Signal::TERM);
-    assert_eq!(child.wait().unwrap().code(), Some(5));
+    assert_eq!(exit_of(&mut child), Some(5));
     assert!(!runs(pid));
     assert_eq!(cluster.control.holders("l"), 0);
 }
@@ -227,7 +241,7 @@ fn what_the_command_leaves_running_ends_before_the_lock_is_given_back() {
     let cluster = Cluster::start(1);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("pid");
-    let script = format!("sleep 600 & echo $! > {}; exit 3", file.display());
+    let script = format!("sleep 20 > /dev/null 2>&1 & echo $! > {}; exit 3", file.display());
     let (exit, _, stderr) = output(&endpoints(&cluster), &["run", "l", "--", "sh", "-c", &script]);
     assert_eq!(exit, 3, "{stderr}");
     assert!(!runs(pid_in(&file)));
@@ -254,7 +268,7 @@ fn m22_a_command_that_takes_no_sigterm_is_dead_before_the_lease_is_over() {
     assert!(frozen.elapsed() < lease, "{:?}", frozen.elapsed());
     assert!(termed.exists(), "SIGTERM came first");
     cluster.control.freeze.store(false, Ordering::SeqCst);
-    assert_eq!(child.wait().unwrap().code(), Some(76));
+    assert_eq!(exit_of(&mut child), Some(76));
 }
 
 #[test]
@@ -267,7 +281,7 @@ fn a_loss_that_is_learned_kills_at_once() {
     let pid = pid_in(&file);
     let asked = Instant::now();
     cluster.control.expire_all();
-    assert_eq!(child.wait().unwrap().code(), Some(76));
+    assert_eq!(exit_of(&mut child), Some(76));
     assert!(!runs(pid));
     assert!(asked.elapsed() < Duration::from_secs(8), "with the next keep-alive, long before the deadline");
 }
@@ -277,7 +291,7 @@ fn a_command_dies_with_a_lockctl_that_is_killed() {
     let cluster = Cluster::start(1);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("pid");
-    let script = format!("echo $$ > {}; exec sleep 600", file.display());
+    let script = format!("echo $$ > {}; exec sleep 60", file.display());
     let mut child = lockctl(&endpoints(&cluster), &["run", "l", "--", "sh", "-c", &script]).spawn().unwrap();
     let pid = pid_in(&file);
     assert!(runs(pid));
