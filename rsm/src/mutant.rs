@@ -21,12 +21,15 @@ pub enum Mutant {
     Amnesia,
     /// Section 3: a backup acknowledges its log's end, verified or not.
     AcksUnverified,
+    /// S2: a new primary speaks before it is durable that it entered its view.
+    SpeaksBeforeEntered,
     /// Section 2: an ack leaves before what it promises is durable.
     AcksBeforeDurable,
 }
 
 /// All of them, with their names on the command line.
-pub const MUTANTS: [(&str, Mutant); 10] = [
+pub const MUTANTS: [(&str, Mutant); 11] = [
+    ("speaks-before-entered", Mutant::SpeaksBeforeEntered),
     ("no-barrier", Mutant::NoBarrier),
     ("syncing-counts", Mutant::SyncingCounts),
     ("longest-log", Mutant::LongestLog),

@@ -32,8 +32,8 @@ use crate::log::Log;
 #[cfg(any(test, feature = "mutants"))]
 use crate::mutant::Mutant;
 use crate::{
-    ClusterId, Control, Entry, Founding, Identity, Input, MemberId, Message, Micros, Output, Record, Recovered,
-    Rejection, Send, Settings, SnapshotImage, StateMachine, Status, Token, View, Viewstamp,
+    ClusterId, Control, Entry, Founding, Identity, Incarnation, Input, MemberId, Message, Micros, Output, Record,
+    Recovered, Rejection, Send, Settings, SnapshotImage, StateMachine, Status, Token, View, Viewstamp,
 };
 use random::Random;
 use roles::{Backup, Candidacy, Command, Founder, Role, Transfer};
@@ -58,13 +58,16 @@ pub struct Replica<M> {
     listed_in: Option<u64>,
     /// The last message from each member under the incarnation that the view lists.
     heard: BTreeMap<MemberId, Micros>,
+    /// Which stores the entered view lists, to see which are new in the next.
+    listed: BTreeMap<MemberId, Incarnation>,
 
     log: Log,
     /// My log is durable up to here.
     durable: Viewstamp,
     /// Appended entries on their way to the medium.
     unflushed: VecDeque<(Token, Viewstamp)>,
-    /// My log is matched with the primary's log of the entered view up to here; empty at the start of each view and run.
+    /// My log is matched with the primary's log of the entered view up to here. At the start of each view and run that is
+    /// what I have executed: it is committed, so each later primary has it.
     verified: Viewstamp,
     /// Known committed up to here; never above what quorums hold.
     commit: Viewstamp,
@@ -130,9 +133,10 @@ impl<M: StateMachine> Replica<M> {
             candidacy: None,
             listed_in: None,
             heard: BTreeMap::new(),
+            listed: BTreeMap::new(),
             durable: last,
             unflushed: VecDeque::new(),
-            verified: Viewstamp::default(),
+            verified: executed,
             commit: executed,
             executed,
             hashes: VecDeque::new(),

@@ -106,8 +106,8 @@ pub(super) struct Primary {
     pub(super) entered_at: Micros,
     /// The barrier is committed and executed.
     pub(super) is_serving: bool,
-    /// New stores that ask to be listed.
-    pub(super) joins: BTreeMap<MemberId, Slot>,
+    /// New stores that ask to be listed, and how often they did.
+    pub(super) joins: BTreeMap<MemberId, (Slot, u32)>,
     /// Who differs from this primary's state, since when.
     pub(super) differing: BTreeMap<MemberId, (u64, u64, Micros)>,
     /// Who agreed last.
@@ -234,6 +234,8 @@ pub(super) struct Candidacy {
     pub(super) sent_at: Micros,
     /// How often it came to nothing.
     pub(super) failures: u32,
+    /// It names another member as primary.
+    pub(super) hands_over: bool,
 }
 
 /// An answer to a prevote.

@@ -162,6 +162,7 @@ impl<M: StateMachine> Replica<M> {
             retry_at: None,
             sent_at: now,
             failures,
+            hands_over: false,
         }
     }
 

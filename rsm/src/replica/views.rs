@@ -19,6 +19,8 @@ use crate::{Kind, MemberId, Message, Micros, Output, Slot, Standing, StateMachin
 
 /// A listed store that was heard within this many suspect times is alive: its double is refused.
 const ALIVE_WITHIN: u64 = 4;
+/// A store is listed once it has asked so often: a message that comes late from a store that is gone stays alone.
+const JOINS_NEEDED: u32 = 2;
 /// A syncing member is promoted when it lags by no more than this, ops. Safety needs only the barrier; a promotion that
 /// comes too early would make commits wait for it.
 const PROMOTION_LAG_OPS: u64 = 4096;
@@ -54,10 +56,17 @@ impl<M: StateMachine> Replica<M> {
     /// The last decided view is new: it is in the control record, so it has been entered.
     pub(super) fn enter_last_view(&mut self, now: Micros, was_listed_in: Option<u64>, out: &mut Output) {
         self.stop_being_primary(out);
-        self.verified = Default::default();
+        self.verified = self.executed;
         self.transfer = None;
         self.candidacy = None;
         let Some(view) = self.view().cloned() else { return };
+        // A store that was listed just now has not been heard yet, and is alive all the same: a late message of the store
+        // that it replaced must not replace it in turn.
+        for slot in &view.slots {
+            if self.listed.insert(slot.member, slot.incarnation) != Some(slot.incarnation) {
+                self.heard.insert(slot.member, now);
+            }
+        }
         let me = self.identity.member;
         if !self.is_listed() {
             if let Some(former) = was_listed_in {
@@ -73,6 +82,10 @@ impl<M: StateMachine> Replica<M> {
         }
         self.listed_in = Some(view.number);
         self.entered_token = self.last_token; // the control record was the last thing asked for
+        #[cfg(any(test, feature = "mutants"))]
+        if self.is_mutant(crate::mutant::Mutant::SpeaksBeforeEntered) {
+            self.entered_token = 0;
+        }
         if view.primary == me {
             self.role = Role::Primary(Box::new(Primary::new(now)));
             self.begin_collecting(now, out);
@@ -111,6 +124,7 @@ impl<M: StateMachine> Replica<M> {
             retry_at: None,
             sent_at: now,
             failures,
+            hands_over: primary != self.identity.member,
         });
         self.carry_out(now, effects, out);
         true
@@ -151,7 +165,11 @@ impl<M: StateMachine> Replica<M> {
             standing: Standing::Syncing,
         };
         if kind == slot.kind {
-            primary.joins.insert(from.member, new);
+            let join = primary.joins.entry(from.member).or_insert_with(|| (new.clone(), 0));
+            if join.0.incarnation != new.incarnation {
+                *join = (new, 0);
+            }
+            join.1 += 1;
         } else {
             let message = refuse(format!("member {} is listed as another kind of member", from.member));
             self.send(from.member, message, out);
@@ -174,6 +192,8 @@ impl<M: StateMachine> Replica<M> {
         let replaced: Vec<Slot> = primary
             .joins
             .values()
+            .filter(|(_, asked)| *asked >= JOINS_NEEDED)
+            .map(|(new, _)| new)
             .find(|new| {
                 use paxos::Decree;
                 let next = view.successor(me, &promotable, std::slice::from_ref(*new));
@@ -211,6 +231,9 @@ impl<M: StateMachine> Replica<M> {
     /// A planned change of primary skips detection: the next view names the member that is furthest.
     pub(super) fn on_hand_over(&mut self, now: Micros, to: Option<MemberId>, out: &mut Output) {
         let Some(view) = self.view().cloned() else { return };
+        if self.candidacy.as_ref().is_some_and(|candidacy| candidacy.hands_over) {
+            return; // under way: asking again would only outbid it
+        }
         let promotable = self.promotable(now);
         let Role::Primary(primary) = &self.role else { return };
         let recent = self.settings.timing.suspect;
