@@ -1,3 +1,4 @@
 //! What needs more than one crate: simulator, lab scripts, processes, layering, benchmarks
 
+pub mod lab;
 pub mod simulator;

@@ -1,0 +1,481 @@
+//! Real members: started, killed, started again, asked how they are.
+//!
+//! Why it is right: every child is killed and reaped when the cluster is dropped, however the scenario ended. Each wait has a
+//! deadline, and says what it saw last.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::ops::RangeInclusive;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use lock_client::MemberStatus;
+use rsm::BreakPoint;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::address::own_address;
+use super::failure::{Checked, Failure, disturbed, wrong};
+
+/// Whatever has to happen happens within this, on a slow and busy machine too.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// Between two looks.
+pub(crate) const POLL: Duration = Duration::from_millis(5);
+/// A member is asked how it is for at most so long.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longer than members need to suspect, to propose and to step down (250, 30 to 100 and 500 ms): what does not happen within
+/// it does not happen.
+pub(crate) const WATCHED: Duration = Duration::from_millis(1200);
+const PORT: u16 = 7100;
+const CONTROL_PORT: u16 = 7200;
+/// Lines of each member's log that a failure shows.
+const LOG_LINES: usize = 12;
+
+thread_local! {
+    /// The ends of the logs of the cluster that was dropped last in this thread.
+    static LAST_WORDS: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// The ends of the logs of this thread's last cluster, for whoever looks for the reason of a failure.
+pub fn last_words() -> String {
+    LAST_WORDS.take()
+}
+
+/// How a member is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blow {
+    /// SIGTERM: it stops in good order, a primary hands over.
+    Term,
+    /// SIGKILL: it notices nothing.
+    Kill,
+}
+
+/// A cluster of server processes on this host.
+#[derive(Debug)]
+pub struct Cluster {
+    server: PathBuf,
+    dir: TempDir,
+    host: Ipv4Addr,
+    members: BTreeMap<u64, Option<Child>>,
+}
+
+/// What the members should agree on.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    view: RangeInclusive<u64>,
+    primary: Vec<u64>,
+}
+
+/// The view of this number, whose primary is one of these, and in which all members are in sync.
+pub fn view(number: u64, primary: impl IntoIterator<Item = u64>) -> Expected {
+    views(number..=number, primary)
+}
+
+/// The same, for a number from this range.
+pub fn views(numbers: RangeInclusive<u64>, primary: impl IntoIterator<Item = u64>) -> Expected {
+    Expected { view: numbers, primary: primary.into_iter().collect() }
+}
+
+/// What they agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// The view.
+    pub view: u64,
+    /// Its primary.
+    pub primary: u64,
+}
+
+impl Cluster {
+    /// Starts members 1 to `size`, each a process of its own.
+    ///
+    /// # Errors
+    /// The system refuses a directory, an address or a process.
+    pub fn start(server: &Path, size: u64) -> Checked<Cluster> {
+        let dir = TempDir::with_prefix("plumeria-lab-")?;
+        let ports: Vec<u16> = (1..=size).flat_map(|id| [port(PORT, id), port(CONTROL_PORT, id)]).collect();
+        let host = own_address(&ports)?;
+        let members = (1..=size).map(|id| (id, None)).collect();
+        let mut cluster = Cluster { server: server.to_path_buf(), dir, host, members };
+        for id in 1..=size {
+            cluster.launch(id)?;
+        }
+        Ok(cluster)
+    }
+
+    /// How many members there are, dead ones too.
+    pub fn size(&self) -> u64 {
+        self.members.len() as u64
+    }
+
+    /// A member's address.
+    pub fn endpoint(&self, id: u64) -> String {
+        format!("{}:{}", self.host, port(PORT, id))
+    }
+
+    /// All members' addresses.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.keys().map(|id| self.endpoint(*id)).collect()
+    }
+
+    /// Those whose process runs, as far as is known.
+    pub fn live(&self) -> Vec<u64> {
+        self.members.iter().filter(|(_, child)| child.is_some()).map(|(id, _)| *id).collect()
+    }
+
+    fn data_dir(&self, id: u64) -> PathBuf {
+        self.dir.path().join(format!("member-{id}"))
+    }
+
+    fn log(&self, id: u64) -> PathBuf {
+        self.dir.path().join(format!("member-{id}.log"))
+    }
+
+    /// Starts a member that does not run, on what its directory holds.
+    ///
+    /// # Errors
+    /// The system refuses the process.
+    pub fn launch(&mut self, id: u64) -> Checked<()> {
+        let list: Vec<String> = self.members.keys().map(|id| format!("{id}={}", self.endpoint(*id))).collect();
+        let log = std::fs::File::options().create(true).append(true).open(self.log(id))?;
+        let child = Command::new(&self.server)
+            .arg(format!("--id={id}"))
+            .arg(format!("--cluster={}", list.join(",")))
+            .arg(format!("--data-dir={}", self.data_dir(id).display()))
+            .arg(format!("--test-control={}:{}", self.host, port(CONTROL_PORT, id)))
+            .args(["--log-mib=4", "--allow-volatile"])
+            .env("LOCK_SERVER_PARENT", std::process::id().to_string())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.members.insert(id, Some(child));
+        Ok(())
+    }
+
+    /// Removes a dead member's directory: what it knew is lost.
+    ///
+    /// # Errors
+    /// The system does not let it.
+    pub fn wipe(&self, id: u64) -> Checked<()> {
+        Ok(std::fs::remove_dir_all(self.data_dir(id))?)
+    }
+
+    /// Stops a member, and waits until it is gone.
+    ///
+    /// # Errors
+    /// It does not go, or says that it was not well.
+    pub async fn stop(&mut self, id: u64, blow: Blow) -> Checked<()> {
+        self.send(id, blow)?;
+        let status = self.ended(id).await?;
+        if blow == Blow::Term && !status.success() {
+            return wrong(format!("member {id} was asked to stop and ended with {status}"));
+        }
+        Ok(())
+    }
+
+    /// Sends the signal, and does not wait.
+    ///
+    /// # Errors
+    /// The member does not run.
+    pub fn send(&self, id: u64, blow: Blow) -> Checked<()> {
+        let signal = if blow == Blow::Term { Signal::TERM } else { Signal::KILL };
+        let child = self.members.get(&id).and_then(Option::as_ref);
+        let pid = child.and_then(|child| i32::try_from(child.id()).ok()).and_then(Pid::from_raw);
+        let Some(pid) = pid else { return wrong(format!("member {id} does not run")) };
+        kill_process(pid, signal).map_err(|error| Failure::Wrong(format!("member {id}: {error}")))
+    }
+
+    /// Waits for a member's end.
+    ///
+    /// # Errors
+    /// It lives on.
+    pub async fn ended(&mut self, id: u64) -> Checked<ExitStatus> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(child) = self.members.get_mut(&id).and_then(Option::as_mut)
+                && let Some(status) = child.try_wait()?
+            {
+                self.members.insert(id, None);
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                return wrong(format!("member {id} does not end"));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Waits until one of these has died at the break point that was armed in it; says which.
+    ///
+    /// # Errors
+    /// None does, or one ends in another way.
+    pub async fn died_at_break_point(&mut self, ids: &[u64]) -> Checked<u64> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            for id in ids {
+                let Some(Some(child)) = self.members.get_mut(id) else { continue };
+                if let Some(status) = child.try_wait()? {
+                    self.members.insert(*id, None);
+                    return match status.signal() == Some(Signal::ABORT.as_raw()) {
+                        true => Ok(*id),
+                        false => wrong(format!("member {id} ended with {status}, not at its break point")),
+                    };
+                }
+            }
+            if Instant::now() > deadline {
+                return wrong(format!("none of {ids:?} came to its break point"));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Arms a break point of a running member.
+    ///
+    /// # Errors
+    /// The member does not take it.
+    pub fn arm(&self, id: u64, point: BreakPoint) -> Checked<()> {
+        self.control(id, &format!("arm {point}"))
+    }
+
+    /// Disarms all break points of a running member; heals a partition.
+    ///
+    /// # Errors
+    /// The member does not take it.
+    pub fn clear(&self, id: u64) -> Checked<()> {
+        self.control(id, "clear")
+    }
+
+    fn control(&self, id: u64, line: &str) -> Checked<()> {
+        let mut stream = TcpStream::connect((self.host, port(CONTROL_PORT, id)))?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.write_all(format!("{line}\n").as_bytes())?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer)?;
+        if answer.trim() == "ok" { Ok(()) } else { wrong(format!("member {id} answers '{line}' with '{answer}'")) }
+    }
+
+    /// A member's own account.
+    pub async fn status(&self, id: u64) -> Option<MemberStatus> {
+        let endpoint = self.endpoint(id);
+        timeout(STATUS_TIMEOUT, lock_client::member_status(&endpoint)).await.ok()?.ok()
+    }
+
+    /// The accounts of all that run, as far as they answer.
+    pub async fn statuses(&self) -> BTreeMap<u64, MemberStatus> {
+        let asked = self.live().into_iter().map(|id| async move { (id, self.status(id).await) });
+        let answered = futures::future::join_all(asked).await;
+        answered.into_iter().filter_map(|(id, status)| Some((id, status?))).collect()
+    }
+
+    /// Waits until all that run serve in the same, expected view.
+    ///
+    /// # Errors
+    /// A later view came, another primary, or two members with different states; or it takes too long.
+    pub async fn agree(&self, expected: &Expected) -> Checked<Agreed> {
+        self.await_agreement(&self.live(), expected, false).await
+    }
+
+    /// The same, of these members only.
+    ///
+    /// # Errors
+    /// As [`Cluster::agree`].
+    pub async fn agree_among(&self, members: &[u64], expected: &Expected) -> Checked<Agreed> {
+        self.await_agreement(members, expected, false).await
+    }
+
+    /// Waits until all that run serve in the expected view, and have had the same state after the same op, one not below any that
+    /// was executed before.
+    ///
+    /// # Errors
+    /// As [`Cluster::agree`].
+    pub async fn settle(&self, expected: &Expected) -> Checked<Agreed> {
+        self.await_agreement(&self.live(), expected, true).await
+    }
+
+    async fn await_agreement(&self, among: &[u64], expected: &Expected, with_state: bool) -> Checked<Agreed> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut states = States::default();
+        loop {
+            let mut statuses = self.statuses().await;
+            states.note(&statuses)?;
+            statuses.retain(|id, _| among.contains(id));
+            let agreed = self.judge(among.len(), expected, &statuses)?;
+            if let Some(agreed) = agreed
+                && (!with_state || states.are_one(among))
+            {
+                return Ok(agreed);
+            }
+            if Instant::now() > deadline {
+                return wrong(format!(
+                    "within {DEADLINE:?} the members did not come to {expected:?}: {}",
+                    told(&statuses)
+                ));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    fn judge(
+        &self,
+        count: usize,
+        expected: &Expected,
+        statuses: &BTreeMap<u64, MemberStatus>,
+    ) -> Checked<Option<Agreed>> {
+        let views: Vec<_> = statuses.values().filter_map(|status| status.view.as_ref()).collect();
+        if views.iter().any(|view| view.id > *expected.view.end()) {
+            return disturbed(format!("a view above {} was formed: {}", expected.view.end(), told(statuses)));
+        }
+        let all = statuses.len() == count && views.len() == count;
+        let serving = statuses.values().all(|status| status.serving);
+        let Some(first) = views.first() else { return Ok(None) };
+        if !all || !serving || views.iter().any(|view| view.id != first.id) || !expected.view.contains(&first.id) {
+            return Ok(None);
+        }
+        if views.iter().any(|view| view != first) {
+            return wrong(format!("members differ over view {}: {}", first.id, told(statuses)));
+        }
+        let is_last = first.id == *expected.view.end();
+        let in_sync: Vec<u64> = self.members.keys().copied().collect();
+        let (primary_fits, all_in_sync) = (expected.primary.contains(&first.primary), first.in_sync == in_sync);
+        if is_last && !(primary_fits && all_in_sync) {
+            let Expected { primary, .. } = expected;
+            return wrong(format!("the primary should be of {primary:?}, in sync {in_sync:?}: {}", told(statuses)));
+        }
+        if !primary_fits || !all_in_sync {
+            return Ok(None);
+        }
+        Ok(Some(Agreed { view: first.id, primary: first.primary }))
+    }
+
+    /// Watches that no view changes and nothing is committed.
+    ///
+    /// # Errors
+    /// One of them happened.
+    pub async fn stands_still(&self) -> Checked<()> {
+        let before = self.answering().await?;
+        let until = Instant::now() + WATCHED;
+        while Instant::now() < until {
+            for (id, now) in self.statuses().await {
+                let Some(then) = before.get(&id) else { continue };
+                if view_of(&now) != view_of(then) || now.commit_op != then.commit_op {
+                    return wrong(format!("without a majority member {id} went from {} to {}", line(then), line(&now)));
+                }
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// The statuses of all that run, once all answer.
+    pub(crate) async fn answering(&self) -> Checked<BTreeMap<u64, MemberStatus>> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let statuses = self.statuses().await;
+            if statuses.len() == self.live().len() {
+                return Ok(statuses);
+            }
+            if Instant::now() > deadline {
+                return wrong(format!("members do not answer; these do: {}", told(&statuses)));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Watches that no view changes.
+    ///
+    /// # Errors
+    /// One did.
+    pub async fn keeps_view(&self, number: u64) -> Checked<()> {
+        let until = Instant::now() + WATCHED;
+        while Instant::now() < until {
+            let statuses = self.statuses().await;
+            if statuses.values().any(|status| view_of(status) != number) {
+                return disturbed(format!("view {number} was left for no reason: {}", told(&statuses)));
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    fn last_words(&self) -> String {
+        let mut text = String::new();
+        for id in self.members.keys() {
+            let log = std::fs::read_to_string(self.log(*id)).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            text += &format!("--- member {id}, the end of its log\n");
+            text += &lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+            text += "\n";
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        LAST_WORDS.set(self.last_words());
+        for child in self.members.values_mut().filter_map(Option::as_mut) {
+            // One that is gone already is what we want.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// States seen, by op and member.
+#[derive(Debug, Default)]
+struct States {
+    seen: BTreeMap<u64, BTreeMap<u64, String>>,
+    /// The highest op executed when the waiting began.
+    floor: Option<u64>,
+}
+
+impl States {
+    fn note(&mut self, statuses: &BTreeMap<u64, MemberStatus>) -> Checked<()> {
+        let highest = statuses.values().map(|status| status.applied_op).max().unwrap_or(0);
+        self.floor.get_or_insert(highest);
+        for (id, status) in statuses {
+            let hashes = self.seen.entry(status.applied_op).or_default();
+            hashes.insert(*id, status.state_hash.clone());
+            if hashes.values().any(|hash| *hash != status.state_hash) {
+                return wrong(format!("states differ after op {}: {hashes:?}", status.applied_op));
+            }
+        }
+        Ok(())
+    }
+
+    fn are_one(&self, live: &[u64]) -> bool {
+        let floor = self.floor.unwrap_or(0);
+        self.seen.range(floor..).any(|(_, hashes)| live.iter().all(|id| hashes.contains_key(id)))
+    }
+}
+
+fn port(base: u16, id: u64) -> u16 {
+    base + u16::try_from(id).unwrap_or(u16::MAX - base)
+}
+
+fn view_of(status: &MemberStatus) -> u64 {
+    status.view.as_ref().map_or(0, |view| view.id)
+}
+
+fn line(status: &MemberStatus) -> String {
+    let view = status.view.as_ref().map_or("no view".into(), |view| {
+        format!("view {} (primary {}, in sync {:?})", view.id, view.primary, view.in_sync)
+    });
+    format!(
+        "{view} as {:?}{}, applied {}, committed {}",
+        status.role,
+        if status.serving { "" } else { " not serving" },
+        status.applied_op,
+        status.commit_op
+    )
+}
+
+fn told(statuses: &BTreeMap<u64, MemberStatus>) -> String {
+    let lines: Vec<String> = statuses.iter().map(|(id, status)| format!("member {id}: {}", line(status))).collect();
+    if lines.is_empty() { "nobody answers".into() } else { lines.join("; ") }
+}
