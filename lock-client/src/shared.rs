@@ -36,8 +36,10 @@ pub(crate) enum Stage {
     Open = 0,
     /// Being closed: nothing new, but the lease is kept for the flushes.
     Closing = 1,
-    Closed = 2,
-    Lost = 3,
+    /// Everything is flushed, and the server is asked to end the session.
+    Leaving = 2,
+    Closed = 3,
+    Lost = 4,
 }
 
 /// One session of this process.
@@ -213,6 +215,9 @@ impl Shared {
 
     /// Ends the session on this side: guards die, waiters are told, the clerk stops.
     pub(crate) fn end(&self, stage: Stage) {
+        // An answer that overtakes that to the close, or comes after it: the session is gone because it was closed.
+        let leaving = self.stage.load(Ordering::SeqCst) == Stage::Leaving as u8;
+        let stage = if leaving && stage == Stage::Lost { Stage::Closed } else { stage };
         let before = self.stage.fetch_max(stage as u8, Ordering::SeqCst);
         if before >= Stage::Closed as u8 {
             return;
@@ -249,6 +254,7 @@ impl Shared {
                 return Err(CloseError::Unflushed { count: unflushed.len(), first });
             }
         }
+        self.stage.fetch_max(Stage::Leaving as u8, Ordering::SeqCst);
         let session = self.session_id();
         let closed = self
             .call(lease, move |service: LockServiceClient| async move {
@@ -259,7 +265,8 @@ impl Shared {
         self.end(Stage::Closed);
         match closed {
             _ if lost => Err(CloseError::SessionLost),
-            Ok(()) => Ok(()),
+            // Closed by the call, or known as gone while it was under way.
+            Ok(()) | Err(QueryError::Closed) => Ok(()),
             Err(error) => Err(CloseError::Unconfirmed(error)),
         }
     }
