@@ -3,6 +3,7 @@
 //! Why it is right: the members are what runs in production, each its own process with its own directory; this process only
 //! starts, watches and stops them. They do not outlive it, however it ends: the system signals them when it dies.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
@@ -244,6 +245,12 @@ impl Cluster {
     fn instructions(&self, statuses: &[MemberStatus]) -> String {
         let count = statuses.len();
         let mut text = format!("# {count} members serve; data and logs are in {}\n", self.dir.display());
+        if let Some(folder) = own_folder() {
+            if !folder.join("lockctl").exists() {
+                text += "# lockctl is not beside this program yet: cargo build --release --bin lockctl\n";
+            }
+            text += &format!("export PATH='{}':\"$PATH\"\n", folder.display());
+        }
         text += &format!("export LOCK_ENDPOINTS={}\n", self.lock_endpoints());
         text += "lockctl run demo -- sh -c 'echo I hold $LOCK_NAME with token $LOCK_TOKEN; sleep 5'\n";
         text += "lockctl status\n";
@@ -259,8 +266,12 @@ impl Cluster {
     }
 
     fn exec(&self, command: &str) -> Result<Child, String> {
-        let child = Command::new("sh").arg("-c").arg(command).env("LOCK_ENDPOINTS", self.lock_endpoints()).spawn();
-        child.map_err(|error| format!("--exec: sh cannot be started: {error}"))
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(command).env("LOCK_ENDPOINTS", self.lock_endpoints());
+        if let Some(path) = path_with_own_folder() {
+            shell.env("PATH", path);
+        }
+        shell.spawn().map_err(|error| format!("--exec: sh cannot be started: {error}"))
     }
 
     async fn stop(&mut self) {
@@ -268,6 +279,17 @@ impl Cluster {
         let stops = children.map(|mut child| async move { stop_child(&mut child).await });
         stops.collect::<FuturesUnordered<_>>().collect::<Vec<()>>().await;
     }
+}
+
+/// Where this program lies, and lockctl beside it.
+fn own_folder() -> Option<PathBuf> {
+    std::env::current_exe().ok()?.parent().map(Path::to_path_buf)
+}
+
+/// So that `--exec 'lockctl ...'` finds the lockctl that was built with this program.
+fn path_with_own_folder() -> Option<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths(own_folder().into_iter().chain(std::env::split_paths(&path))).ok()
 }
 
 /// Asks the process to end, and ends it if it does not.
