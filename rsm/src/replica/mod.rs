@@ -11,13 +11,17 @@
 //! | `normal.rs` | batches, append, acknowledge, commit | S3, S8 |
 //! | `execution.rs` | executing, answering, comparing states, taking snapshots | S9 |
 //! | `catch_up.rs` | what a laggard gets: log tail or snapshot | section 4 |
+//! | `recovery.rs` | what a member is when it starts, from what its store held | S8, S10 |
+//! | `status.rs` | what it says of itself, for people | |
 
 mod catch_up;
 mod execution;
 mod founding;
 mod normal;
 mod random;
+mod recovery;
 mod roles;
+mod status;
 mod suspicion;
 mod view_change;
 mod views;
@@ -32,11 +36,11 @@ use crate::log::Log;
 #[cfg(any(test, feature = "mutants"))]
 use crate::mutant::Mutant;
 use crate::{
-    ClusterId, Control, Entry, Founding, Identity, Incarnation, Input, MemberId, Message, Micros, Output, Record,
-    Recovered, Rejection, Send, Settings, SnapshotImage, StateMachine, Status, Token, View, Viewstamp,
+    ClusterId, Control, Entry, Identity, Incarnation, Input, MemberId, Message, Micros, Output, Record, Rejection,
+    Send, Settings, SnapshotImage, StateMachine, Token, View, Viewstamp,
 };
 use random::Random;
-use roles::{Backup, Candidacy, Command, Founder, Role, Transfer};
+use roles::{Candidacy, Command, Role, Transfer};
 
 /// One member's core. All fields are volatile but those that [`Control`], the log and the snapshot repeat.
 #[derive(Debug)]
@@ -99,87 +103,6 @@ pub struct Replica<M> {
 }
 
 impl<M: StateMachine> Replica<M> {
-    /// A member as it starts, from what its store held. `seed` feeds the random parts of delays and, in a founder, the
-    /// cluster's id.
-    ///
-    /// # Errors
-    /// The store does not fit the settings or the machine; one line that says what to do.
-    pub fn new(
-        settings: Settings,
-        recovered: Recovered,
-        mut machine: M,
-        seed: u64,
-        now: Micros,
-    ) -> Result<Self, String> {
-        let Recovered { identity, control, snapshot, entries } = recovered;
-        if let Some(config) = &control.config {
-            refuse_another_cluster(&settings.founding, &config.last)?;
-        }
-        let mut executed = Viewstamp::default();
-        if let Some(image) = &snapshot {
-            machine.restore(&image.state).map_err(|problem| format!("the snapshot is unusable: {problem}"))?;
-            executed = image.viewstamp;
-        }
-        let log = recovered_log(entries, executed)?;
-        let last = log.last();
-        let mut replica = Replica {
-            identity,
-            machine,
-            random: Random::new(seed),
-            started_at: now,
-            role: Role::Outsider { asked_at: None, refused: None },
-            founding: control.founding,
-            paxos: control.config.map(|config| paxos::Node::new(identity.member.0, identity.incarnation.0, config)),
-            candidacy: None,
-            listed_in: None,
-            heard: BTreeMap::new(),
-            listed: BTreeMap::new(),
-            durable: last,
-            unflushed: VecDeque::new(),
-            verified: executed,
-            commit: executed,
-            executed,
-            hashes: VecDeque::new(),
-            grown_bytes: log.bytes(),
-            log,
-            snapshot,
-            offered_hash: None,
-            snapshot_under_way: None,
-            transfer: None,
-            last_token: 0,
-            durable_token: 0,
-            entered_token: 0,
-            flushed_at: now,
-            barren_views: 0,
-            #[cfg(any(test, feature = "mutants"))]
-            mutant: None,
-            settings,
-        };
-        replica.take_up_role(now);
-        Ok(replica)
-    }
-
-    /// What this member is at the start of a run, from the last decided view that its store held.
-    fn take_up_role(&mut self, now: Micros) {
-        let Some(view) = self.view() else {
-            self.role = Role::Founding(Founder::default());
-            return;
-        };
-        if !view.lists(self.identity.member, self.identity.incarnation) {
-            return; // an outsider: another store of this member is listed, or none was yet
-        }
-        let number = view.number;
-        let is_primary = view.primary == self.identity.member;
-        self.listed_in = Some(number);
-        if is_primary {
-            // S8: I entered this view in an earlier run of the process; what I sent and then lost with my memory, I
-            // might send again with other bytes.
-            self.role = Role::Retired { successor: None };
-        } else {
-            self.role = Role::Backup(Backup::new(now));
-        }
-    }
-
     /// Takes one input in.
     pub fn step(&mut self, now: Micros, input: Input, out: &mut Output) {
         match input {
@@ -408,49 +331,6 @@ impl<M: StateMachine> Replica<M> {
         self.commit
     }
 
-    /// What it knows of itself.
-    pub fn status(&self) -> Status {
-        let acknowledged = match &self.role {
-            Role::Primary(primary) => {
-                primary.progress.iter().map(|(member, progress)| (*member, progress.acked.op)).collect()
-            }
-            _ => BTreeMap::new(),
-        };
-        let waits_for = self.waits_for();
-        Status {
-            identity: self.identity,
-            view: self.view().cloned(),
-            serving: waits_for.is_none(),
-            is_primary: matches!(self.role, Role::Primary(_)),
-            executed_op: self.executed.op,
-            state_hash: self.machine.hash(),
-            commit_op: self.commit.op,
-            last: self.log.last(),
-            acknowledged,
-            waits_for,
-        }
-    }
-
-    /// One line for a person; `None` while this member does what it is for.
-    fn waits_for(&self) -> Option<String> {
-        match &self.role {
-            Role::Founding(founder) => Some(self.founding_waits_for(founder)),
-            Role::Outsider { refused, .. } => Some(match refused {
-                Some(reason) => format!("was refused as a member: {reason}"),
-                None => "its store is new: waits for the primary to list it as a member".into(),
-            }),
-            Role::Retired { .. } => {
-                Some("was primary before it restarted or stepped down: waits for the next view".into())
-            }
-            Role::Primary(primary) => primary.waits_for(self.view().map_or(1, View::majority)),
-            Role::Backup(backup) => match backup.health {
-                Some(health) if health.serving && !backup.is_suspicious() => None,
-                Some(_) if !backup.is_suspicious() => Some("the primary does not serve yet".into()),
-                _ => Some("hears of no primary".into()),
-            },
-        }
-    }
-
     /// Answers everything that waits on this member as primary; the role must be set anew by the caller.
     fn stop_being_primary(&mut self, out: &mut Output) {
         let Role::Primary(primary) = &mut self.role else { return };
@@ -465,50 +345,6 @@ impl<M: StateMachine> Replica<M> {
             out.serving = Some(false);
         }
     }
-}
-
-/// A store of another cluster is refused (S10). Two clusters of one name and the same ids are told apart by their ids, when
-/// the members meet.
-fn refuse_another_cluster(configured: &Founding, view: &View) -> Result<(), String> {
-    if !view.cluster.may_be_named(&configured.name) {
-        return Err(format!(
-            "the data directory belongs to a cluster of another name than '{}': correct the name or the directory",
-            configured.name
-        ));
-    }
-    let ids = |members: Vec<MemberId>| members.iter().map(MemberId::to_string).collect::<Vec<_>>().join(", ");
-    let listed = ids(view.slots.iter().map(|slot| slot.member).collect());
-    let named = ids(configured.members.iter().map(|(member, ..)| *member).collect());
-    if listed != named {
-        return Err(format!(
-            "the data directory belongs to a cluster of members {listed}, not {named}: correct the list or the directory"
-        ));
-    }
-    Ok(())
-}
-
-fn recovered_log(entries: Vec<Entry>, executed: Viewstamp) -> Result<Log, String> {
-    let mut log = Log::starting_after(entries.first().map_or(executed, |entry| entry.previous));
-    if log.base().op > executed.op {
-        return Err(format!(
-            "the log starts after op {} but the snapshot ends at op {}: entries between are missing",
-            log.base().op,
-            executed.op
-        ));
-    }
-    for entry in entries {
-        if !entry.is_sound() || entry.previous != log.last() {
-            return Err(format!("the log does not fit together at {}", entry.viewstamp));
-        }
-        log.append(Arc::new(entry));
-    }
-    if log.last().op < executed.op {
-        return Ok(Log::starting_after(executed));
-    }
-    if !log.contains(executed) {
-        return Err(format!("the log does not hold the snapshot's last entry {executed}"));
-    }
-    Ok(log)
 }
 
 /// The view that a message belongs to.
