@@ -18,13 +18,13 @@ use super::cluster::{Agreed, Blow, Cluster, DEADLINE, Expected, POLL, view, view
 use super::failure::{Checked, Failure, disturbed, wrong};
 use super::raw::RawSession;
 use super::stage::{Programs, Stage, Way};
-use super::storm::{Storm, StormSettings, connect};
+use super::storm::connect;
 
 const ROUNDS: u64 = 4;
 /// The lease of the client that is killed.
 const SHORT_LEASE: Duration = Duration::from_secs(2);
-/// Grants whose ops are more than a snapshot's distance of the log that the lab's members have (1 MiB).
-const GRANTS_FOR_SNAPSHOT: u64 = 2500;
+/// Locks whose ops are several times the distance of two snapshots of the lab's members (1 MiB).
+const LOCKS_FOR_SNAPSHOT: u64 = 16_000;
 /// A member that was down is given the primary's part by one hand-over, as a rule.
 const HAND_OVERS_MAX: u64 = 5;
 /// Views that a scenario with a large transfer may come to.
@@ -259,7 +259,9 @@ pub(super) async fn lost_store_is_replaced(programs: Programs, way: Way) -> Chec
     let kept = RawSession::open(&stage.cluster).await?;
     let cached = name("kept")?;
     let token = kept.acquire(1, &cached).await?;
-    fill_the_log(&stage).await?;
+    // More than the log keeps: whoever comes with nothing needs a snapshot.
+    let hoarder = RawSession::open(&stage.cluster).await?;
+    hoarder.take_long_names(LOCKS_FOR_SNAPSHOT).await?;
     stage.stop(1).await?;
     stage.cluster.wipe(1)?;
     stage.restart(1).await?;
@@ -280,20 +282,11 @@ pub(super) async fn lost_store_is_replaced(programs: Programs, way: Way) -> Chec
             }
             stage.serves().await?;
             kept.close().await?;
+            hoarder.close().await?;
             return stage.finish(&view(next.view, [1])).await;
         }
         stage.cluster.launch(agreed.primary)?;
         agreed = stage.agrees(&view(next.view, [next.primary])).await?;
     }
     disturbed("member 1 was not made primary by any of several hand-overs")
-}
-
-/// More ops than the log keeps: whoever comes with nothing needs a snapshot.
-async fn fill_the_log(stage: &Stage) -> Checked<()> {
-    let prefix = "x".repeat(LockName::MAX_BYTES - 1);
-    let settings = StormSettings { prefix, locks: 9, ..StormSettings::default() };
-    let storm = Storm::start(&stage.cluster.endpoints(), &settings).await?;
-    storm.progress(GRANTS_FOR_SNAPSHOT).await?;
-    storm.stop().await?;
-    Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use lock_client::{FencingToken, LockName, Mode, SessionId};
 use lock_protocol::{
     ClientIdentity, Command, KeepAlive, LockServiceClient, Notice, Open, Outcome, Refusal, Request, RequestNumber,
-    Submission,
+    SUBMISSION_MAX_REQUESTS, Submission,
 };
 use tokio::time::{Instant, sleep, timeout};
 use wire::{Hello, Role};
@@ -54,6 +54,29 @@ impl RawSession {
             Some(outcome) => Ok(outcome),
             None => wrong("a request was answered with no outcome"),
         }
+    }
+
+    /// Takes so many locks with names of the greatest length, many at a time, and keeps them.
+    pub(super) async fn take_long_names(&self, count: u64) -> Checked<()> {
+        for first in (1..=count).step_by(SUBMISSION_MAX_REQUESTS) {
+            let last = count.min(first + SUBMISSION_MAX_REQUESTS as u64 - 1);
+            let request = |number: u64| {
+                let name = format!("{number:0width$}", width = LockName::MAX_BYTES);
+                let name = LockName::new(name).map_err(|error| Failure::Wrong(error.to_string()))?;
+                Ok(Request { number: RequestNumber(number), command: Command::Acquire { name, mode: Mode::Exclusive } })
+            };
+            let requests = (first..=last).map(request).collect::<Checked<Vec<Request>>>()?;
+            let submission = Submission { session: self.session, floor: RequestNumber(first), requests };
+            let call = |service: LockServiceClient| {
+                let submission = submission.clone();
+                async move { service.submit(tarpc::context::current(), submission).await }
+            };
+            let outcomes = ask(&self.endpoints, call).await?;
+            if let Some(other) = outcomes.iter().find(|outcome| !matches!(outcome, Outcome::Granted { .. })) {
+                return wrong(format!("a lock that nobody has should be granted: {other:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// Acquires a lock that nobody has.
