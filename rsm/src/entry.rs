@@ -25,7 +25,7 @@ pub enum Payload {
     /// everything before it (S3).
     Barrier,
     /// Commands for the state machine, one op each.
-    Batch(Vec<Vec<u8>>),
+    Batch(#[serde(with = "crate::octets::many")] Vec<Vec<u8>>),
 }
 
 /// Bytes that an entry costs beyond its commands, roughly: what bounds count.

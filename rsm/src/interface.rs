@@ -92,7 +92,7 @@ pub enum Record {
     Snapshot {
         /// The state.
         image: Arc<SnapshotImage>,
-        /// The op of the snapshot before: the log is kept back to it.
+        /// The op of the snapshot before, back to which the log is kept; or of this one, where room is scarce.
         release: u64,
     },
     /// A snapshot from another member replaces the state; in the same atomic record the log goes, unless it holds the
@@ -171,7 +171,7 @@ pub struct Settings {
     pub timing: Timing,
     /// A snapshot is taken when the log has grown by this much since the last, bytes.
     pub snapshot_every_bytes: usize,
-    /// The log's room, bytes: at three quarters of it nothing new is ordered until a snapshot made room.
+    /// The log's room, bytes: at three quarters of it only urgent commands are ordered until a snapshot made room.
     pub log_capacity_bytes: usize,
 }
 

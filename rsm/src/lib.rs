@@ -70,6 +70,7 @@ mod log;
 mod message;
 #[cfg(any(test, feature = "mutants"))]
 pub mod mutant;
+mod octets;
 mod replica;
 mod shell;
 mod state_machine;

@@ -11,8 +11,11 @@ pub const COMMAND_MAX_BYTES: usize = 64 << 10;
 pub const WINDOW_ENTRIES: usize = 16;
 /// Commands that wait for a place in the window; more are refused as busy.
 pub const WAITING_MAX_COMMANDS: usize = 64 << 10;
-/// Entries in one Append or Entries message, bytes: below half a frame.
-pub const MESSAGE_MAX_BYTES: usize = 1 << 20;
+/// Entries in one Append or Entries message, bytes; one entry at least. Small, because a message keeps the thread that all
+/// connections share busy, and heartbeats wait behind it.
+pub const MESSAGE_MAX_BYTES: usize = 256 << 10;
+/// Entries on their way to one member and not acknowledged, bytes: a laggard is fed as fast as it swallows, and no faster.
+pub const OUTSTANDING_MAX_BYTES: usize = 2 * BATCH_MAX_BYTES;
 /// A piece of a snapshot, bytes.
 pub const CHUNK_MAX_BYTES: usize = 256 << 10;
 /// A snapshot that a member takes from another, bytes: what a hostile or broken peer could make us hold.
@@ -20,5 +23,5 @@ pub const SNAPSHOT_MAX_BYTES: u64 = 4 << 30;
 /// Remembered (op, hash) pairs for comparing states: some seconds of batches.
 pub const HASHES_KEPT: usize = 1024;
 
-const _: () = assert!(COMMAND_MAX_BYTES <= BATCH_MAX_BYTES && BATCH_MAX_BYTES <= MESSAGE_MAX_BYTES);
+const _: () = assert!(COMMAND_MAX_BYTES <= BATCH_MAX_BYTES && BATCH_MAX_BYTES <= OUTSTANDING_MAX_BYTES);
 const _: () = assert!(CHUNK_MAX_BYTES <= MESSAGE_MAX_BYTES);

@@ -174,6 +174,7 @@ pub enum Message {
         /// Where the piece starts.
         offset: u64,
         /// The piece.
+        #[serde(with = "crate::octets::one")]
         bytes: Vec<u8>,
     },
     /// "The majority's state at this op differs from yours": the receiver stops.

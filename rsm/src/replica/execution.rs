@@ -8,7 +8,7 @@
 //!
 //! A snapshot is a function of the executed ops. It goes to the medium after all entries that it covers (records become
 //! durable in order), and only when it is durable does the log lose a prefix: up to the snapshot *before*, so that a
-//! laggard can still be served from the log.
+//! laggard can still be served from the log, or up to this one, where the log is more than half full.
 //!
 //! The machine's hash is compared at equal ops. Equal ops must give equal states; a member whose state differs from a
 //! majority's stops, the primary too, and where there is no majority all do: wrong answers are worse than none.
@@ -70,8 +70,8 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn take_snapshot_if_due(&mut self, out: &mut Output) {
-        let due = self.grown_bytes >= self.settings.snapshot_every_bytes
-            || self.log.bytes() > self.settings.log_capacity_bytes / 2;
+        let crowded = self.log.bytes() > self.settings.log_capacity_bytes / 2;
+        let due = crowded || self.grown_bytes >= self.settings.snapshot_every_bytes;
         if !due || self.snapshot_under_way.is_some() {
             return;
         }
@@ -81,9 +81,11 @@ impl<M: StateMachine> Replica<M> {
         }
         self.grown_bytes = 0;
         let image = Arc::new(SnapshotImage { viewstamp: self.executed, state: self.machine.snapshot() });
-        let record = Record::Snapshot { image: Arc::clone(&image), release: previous.op };
+        // Where the log is crowded room goes before laggards: they get the snapshot.
+        let release = if crowded { self.executed.op } else { previous.op };
+        let record = Record::Snapshot { image: Arc::clone(&image), release };
         let token = self.persist(record, out);
-        self.snapshot_under_way = Some((token, image, previous.op));
+        self.snapshot_under_way = Some((token, image, release));
     }
 
     pub(super) fn finish_own_snapshot(&mut self, token: Token) {

@@ -20,12 +20,9 @@ use crate::limits::{
 };
 use crate::{Entry, MemberId, Message, Micros, Output, Payload, Record, Rejection, StateMachine, Tag, View, Viewstamp};
 
-/// Unanswered appends to one member at a time; one that is slow holds no more than so many messages.
-const OUTSTANDING_MAX: usize = 2 * WINDOW_ENTRIES;
-
 impl<M: StateMachine> Replica<M> {
     pub(super) fn on_submit(&mut self, tag: Tag, command: Vec<u8>, urgent: bool, out: &mut Output) {
-        let full = self.log.bytes() > self.settings.log_capacity_bytes / 4 * 3;
+        let full = !self.has_room();
         let rejection = match &mut self.role {
             Role::Primary(primary) if primary.is_serving => {
                 let waiting = primary.waiting.len() + primary.urgent.len();
@@ -41,6 +38,12 @@ impl<M: StateMachine> Replica<M> {
         out.answers.push((tag, Err(rejection)));
     }
 
+    /// Whether the log has room for more than what keeps the service going. A quarter is left for ticks, for barriers, and for
+    /// what comes while a snapshot is being written.
+    fn has_room(&self) -> bool {
+        self.log.bytes() <= self.settings.log_capacity_bytes / 4 * 3
+    }
+
     /// All that waits becomes batches, as many as the window takes; what does not fit makes the next batch larger.
     pub(super) fn form_batches(&mut self, now: Micros, out: &mut Output) {
         let view = self.view_number();
@@ -48,6 +51,7 @@ impl<M: StateMachine> Replica<M> {
         loop {
             let in_flight = self.log.count_after(self.commit.op);
             let previous = self.log.last();
+            let has_room = self.has_room();
             let Role::Primary(primary) = &mut self.role else { return };
             if !primary.is_serving || in_flight >= WINDOW_ENTRIES {
                 break;
@@ -55,7 +59,8 @@ impl<M: StateMachine> Replica<M> {
             let mut commands = Vec::new();
             let mut bytes = 0;
             while commands.len() < BATCH_MAX_OPS && bytes < BATCH_MAX_BYTES {
-                let Some(command) = primary.urgent.pop_front().or_else(|| primary.waiting.pop_front()) else { break };
+                let waiting = if has_room { &mut primary.waiting } else { &mut Default::default() };
+                let Some(command) = primary.urgent.pop_front().or_else(|| waiting.pop_front()) else { break };
                 bytes += command.bytes.len();
                 primary.tags.insert(previous.op + 1 + commands.len() as u64, command.tag);
                 commands.push(command.bytes);
@@ -85,10 +90,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         for (member, progress) in &mut primary.progress {
-            while progress.sent < self.log.last()
-                && progress.outstanding.len() < OUTSTANDING_MAX
-                && self.log.contains(progress.sent)
-            {
+            while progress.sent < self.log.last() && progress.has_room() && self.log.contains(progress.sent) {
                 let entries = self.log.after(progress.sent, MESSAGE_MAX_BYTES);
                 let Some(last) = entries.last().map(|entry| entry.viewstamp) else { break };
                 if progress.outstanding.is_empty() {
@@ -96,7 +98,8 @@ impl<M: StateMachine> Replica<M> {
                 }
                 let previous = progress.sent;
                 progress.sent = last;
-                progress.outstanding.push_back(last);
+                let bytes = entries.iter().map(|entry| entry.size_bytes()).sum();
+                progress.outstanding.push_back((last, bytes));
                 let message = Message::Append { view, previous, entries, commit };
                 out.send.push(crate::Send { to: *member, after: self.entered_token, message });
                 if progress.probe.is_some() {
@@ -156,7 +159,7 @@ impl<M: StateMachine> Replica<M> {
             let have = self.log.floor(previous).unwrap_or_default();
             return self.send(from, Message::Mismatch { view, refused: previous, have }, out);
         }
-        if self.log.bytes() > self.settings.log_capacity_bytes && self.snapshot_under_way.is_some() {
+        if self.log.bytes() > self.settings.log_capacity_bytes / 8 * 7 && self.snapshot_under_way.is_some() {
             return; // room comes with the snapshot: until then as if the message were lost
         }
         let Some(reached) = self.take_entries(previous, &entries, out) else { return };
@@ -274,7 +277,7 @@ impl<M: StateMachine> Replica<M> {
             if progress.sent < verified || !self.log.contains(progress.sent) {
                 progress.sent = verified;
             }
-            while progress.outstanding.front().is_some_and(|viewstamp| *viewstamp <= verified) {
+            while progress.outstanding.front().is_some_and(|(last, _)| *last <= verified) {
                 progress.outstanding.pop_front();
             }
             self.advance_commit(now, out);

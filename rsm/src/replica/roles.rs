@@ -3,8 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::limits::{OUTSTANDING_MAX_BYTES, WINDOW_ENTRIES};
 use crate::message::Health;
 use crate::{Founding, Incarnation, MemberId, Micros, Slot, Tag, View, Viewstamp};
+
+/// Unanswered appends to one member at a time; one that is slow holds no more than so many messages.
+const OUTSTANDING_MAX: usize = 2 * WINDOW_ENTRIES;
 
 /// What a member is.
 #[derive(Debug)]
@@ -152,8 +156,8 @@ pub(super) struct Progress {
     pub(super) sent: Viewstamp,
     /// After a mismatch: the place from which it was tried again. Mismatches of what was sent before are old news.
     pub(super) probe: Option<Viewstamp>,
-    /// The last viewstamps of unanswered appends.
-    pub(super) outstanding: VecDeque<Viewstamp>,
+    /// The last viewstamps of unanswered appends, and their bytes.
+    pub(super) outstanding: VecDeque<(Viewstamp, usize)>,
     /// When it last acknowledged more, or was sent something after all was acknowledged.
     pub(super) moved_at: Micros,
     /// When it was last heard.
@@ -173,6 +177,14 @@ impl Progress {
             heard_at: 0,
             start: sent,
         }
+    }
+}
+
+impl Progress {
+    /// Whether one more append may be on its way to the member.
+    pub(super) fn has_room(&self) -> bool {
+        let bytes: usize = self.outstanding.iter().map(|(_, bytes)| bytes).sum();
+        self.outstanding.len() < OUTSTANDING_MAX && bytes < OUTSTANDING_MAX_BYTES
     }
 }
 

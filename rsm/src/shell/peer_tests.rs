@@ -157,7 +157,7 @@ fn a_call_stays_below_half_a_frame_and_the_rest_follows() {
         let (listener, endpoint) = listener().await;
         let (links, _own, _link) = link_to(endpoint, 0..0);
         let chunk =
-            |_| Message::Chunk { view: 1, viewstamp: Viewstamp::default(), offset: 0, bytes: vec![0; 300 << 10] };
+            |_| Message::Chunk { view: 1, viewstamp: Viewstamp::default(), offset: 0, bytes: vec![0; 80 << 10] };
         (0..10).map(chunk).for_each(|message| links.send(MemberId(2), message));
         let counter = Counter::default();
         tokio::spawn(serve(welcomed(&listener).await, counter.clone()));

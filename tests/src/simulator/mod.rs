@@ -3,9 +3,9 @@
 //! A run has two halves. In the first, faults happen: processes die and pause, stores are lost, links break in every
 //! way, messages are lost, doubled and come late, clocks run at different rates. In the second nothing goes wrong any
 //! more, and the cluster has to come back: a primary serves, all members are in sync and hold the same state, and it
-//! stays so. All the time, [`invariants`] says what must hold.
+//! stays so. All the time, `invariants.rs` says what must hold.
 //!
-//! Each seed draws which faults it has ([`plan`]). A seed that failed once goes into `tests/seeds.txt` and is run for
+//! Each seed draws which faults it has (`plan.rs`). A seed that failed once goes into `tests/seeds.txt` and is run for
 //! ever.
 //!
 //! # Limits of this implementation
