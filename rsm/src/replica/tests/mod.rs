@@ -228,7 +228,42 @@ fn s4_a_backup_that_lacks_a_committed_entry_fetches_it_before_it_serves() {
     assert!(trusting_primary_forgets(Some(Mutant::OwnLogOnly)), "the scenario notices when the rule is left out");
 }
 
-// ----- S2, S8, S9
+// ----- S1, S2, S8, S9, S11
+
+#[test]
+fn s1_a_member_that_slept_through_a_view_is_told_of_it_and_cannot_have_it_decided_anew() {
+    let mut script = Script::serving(3, None);
+    script.isolate(3);
+    script.step(1, Input::HandOver { to: Some(MemberId(2)) });
+    script.run_until("member 2 serves in view 2", |script| script.primary() == Some(2));
+    let decided = script.view(1);
+    script.step(3, Input::Unreachable { member: MemberId(1) });
+    script.run(500); // member 3 knows view 1 only, and wants to follow it
+    assert_eq!(script.view(3).number, 1);
+    script.heal();
+    script.cut_link(2, 3);
+    script.step(3, Input::Unreachable { member: MemberId(1) });
+    script.run(500);
+    assert_eq!(script.view(3), decided, "the finished instance is not voted on again");
+    script.heal();
+    script.converge();
+    assert_eq!(script.primary(), Some(2));
+}
+
+#[test]
+fn s11_a_primary_that_proposed_a_view_goes_on_in_its_own_until_it_enters_that_one() {
+    let mut script = Script::serving(3, None);
+    script.hold_disk(1, true); // its promise to itself is not durable, so nobody hears of the proposal
+    script.step(1, Input::HandOver { to: Some(MemberId(2)) });
+    let tag = script.submit(1, "meanwhile");
+    script.run(100);
+    assert!(script.answers.contains_key(&tag), "members 2 and 3 hold it, in view 1");
+    assert_eq!(script.view(2).number, 1);
+    script.hold_disk(1, false);
+    script.run_until("the proposal is decided after all", |script| script.primary() == Some(2));
+    script.converge();
+    assert_eq!(script.journal(2), ["meanwhile"]);
+}
 
 #[test]
 fn s2_a_deposed_primary_that_wakes_up_answers_nothing_of_its_old_view() {
@@ -394,7 +429,7 @@ fn a_planned_hand_over_skips_detection() {
 }
 
 #[test]
-fn two_lost_stores_of_three_stop_the_service_and_a_returning_one_brings_it_back() {
+fn s1_stores_that_the_view_does_not_list_have_no_vote_however_many_they_are() {
     let mut script = Script::serving(3, None);
     script.commit("x");
     script.kill(1);
