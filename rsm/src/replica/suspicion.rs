@@ -234,31 +234,27 @@ impl<M: StateMachine> Replica<M> {
         let (Some(node), Some(candidacy)) = (&mut self.paxos, &mut self.candidacy) else { return };
         let overdue = candidacy.proposed_at.is_some_and(|at| now >= at + PROPOSAL_PATIENCE * timing.retransmit);
         if overdue || candidacy.view != node.last().number {
-            node.abandon();
-            let failures = candidacy.failures + 1;
-            self.candidacy = None;
-            if self.suspects(now) {
-                self.candidacy = Some(self.new_candidacy(now, failures));
+            self.let_proposal_go(now);
+        } else if node.refused_by().is_some() {
+            // Somebody else is at it. Ask anew, a little later, whether there is need to outbid it.
+            if now >= *candidacy.retry_at.get_or_insert(now + backoff) {
+                self.let_proposal_go(now);
             }
-            return;
-        }
-        if node.refused_by().is_some() {
-            let retry_at = *candidacy.retry_at.get_or_insert(now + backoff);
-            if now >= retry_at {
-                // Somebody else is at it. Ask anew whether there is need before outbidding it.
-                node.abandon();
-                let failures = candidacy.failures + 1;
-                self.candidacy = None;
-                if self.suspects(now) {
-                    self.candidacy = Some(self.new_candidacy(now, failures));
-                }
-            }
-            return;
-        }
-        if now >= candidacy.sent_at + timing.retransmit / 2 {
+        } else if now >= candidacy.sent_at + timing.retransmit / 2 {
             candidacy.sent_at = now;
             let effects = node.retransmit();
             self.carry_out(now, effects, out);
+        }
+    }
+
+    /// Its instance may still decide it (S11); this member begins again with its suspicion, if it still has one.
+    fn let_proposal_go(&mut self, now: Micros) {
+        if let Some(node) = &mut self.paxos {
+            node.abandon();
+        }
+        let failures = self.candidacy.take().map_or(0, |candidacy| candidacy.failures) + 1;
+        if self.suspects(now) {
+            self.candidacy = Some(self.new_candidacy(now, failures));
         }
     }
 
