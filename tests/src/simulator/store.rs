@@ -207,7 +207,9 @@ impl Store {
         let stored = self.asked.entries.iter().map(|entry| entry.viewstamp);
         let shared = log.len().min(stored.len());
         let tails_agree = stored.skip(self.asked.entries.len() - shared).eq(log[log.len() - shared..].iter().copied());
-        if !tails_agree || (shared == 0 && !log.is_empty()) {
+        // The core lets go of a released prefix only when the snapshot that covers it is durable.
+        let ends_agree = log.last().is_none_or(|last| *last == self.asked.last());
+        if !tails_agree || !ends_agree {
             let (first, last) = (self.asked.start(), self.asked.last());
             return Err(format!("log in memory {:?}.., in the store {first} to {last}", log.last()));
         }
