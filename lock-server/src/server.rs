@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use rsm::{Handle, Node, NodeSettings, StartError};
+use rustix::process::{Resource, getrlimit};
 use tokio::runtime;
 use tokio::sync::watch;
 use wire::{Endpoint, Listener};
 
 use crate::application::{LockApplication, Outlet, Outlets, Pulse, RetryerEvent, RevokerEvent, outlet};
 use crate::callbacks::Callbacks;
-use crate::edge::{Edge, accept_all};
+use crate::edge::{Edge, accept_all, clients_max};
 use crate::retryer::Retryer;
 use crate::revoker::Revoker;
 use crate::tick::{KeepAlives, Ticker, sweep};
@@ -104,6 +105,7 @@ impl Server {
             retryer: retryer.clone(),
             mode,
             open: AtomicUsize::new(0),
+            clients_max: clients_max(getrlimit(Resource::Nofile).current),
         };
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(Ticker { handle: handle.clone(), pulse: pulse.clone(), keep_alives }.run());

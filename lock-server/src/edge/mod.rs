@@ -25,9 +25,11 @@ use crate::tick::{KeepAlives, not_serving};
 pub(crate) use service::refusal_of;
 
 /// Clients' connections, requests and callbacks together. A client has two.
-pub(crate) const CLIENT_CONNECTIONS_MAX: usize = 10_000;
+const CLIENT_CONNECTIONS_MAX: usize = 10_000;
 /// Above that, for members, and for clients that are told that there is no room.
 const CONNECTIONS_ABOVE: usize = 256;
+/// File descriptors that are for no accepted connection: store, listener, runtime, links to the members.
+const DESCRIPTORS_KEPT: usize = 64;
 /// Calls of one connection under way; tarpc refuses more, and stops reading from a client that does not read.
 const CALLS_MAX: usize = 256;
 /// Before the next try to accept, when the system has no room (no file descriptors left).
@@ -44,6 +46,8 @@ pub(crate) struct Edge {
     /// The durability mode's name.
     pub(crate) mode: String,
     pub(crate) open: AtomicUsize,
+    /// See [`clients_max`].
+    pub(crate) clients_max: usize,
 }
 
 /// A place among the connections.
@@ -55,6 +59,14 @@ impl Drop for Place {
     }
 }
 
+/// Clients' connections for which there is room in a process with so many file descriptors (none: without a limit). A crowd of
+/// clients must leave enough for the members' connections in both directions, and for telling clients that there is no room.
+pub(crate) fn clients_max(descriptors: Option<u64>) -> usize {
+    let descriptors = descriptors.and_then(|descriptors| usize::try_from(descriptors).ok()).unwrap_or(usize::MAX);
+    let left = descriptors.saturating_sub(CONNECTIONS_ABOVE + DESCRIPTORS_KEPT);
+    left.max(descriptors / 2).min(CLIENT_CONNECTIONS_MAX)
+}
+
 /// Accepts connections until the task is dropped.
 pub(crate) async fn accept_all(listener: Listener, edge: Arc<Edge>) {
     loop {
@@ -62,7 +74,7 @@ pub(crate) async fn accept_all(listener: Listener, edge: Arc<Edge>) {
             Ok(connection) => {
                 let count = edge.open.fetch_add(1, Ordering::Relaxed);
                 let place = Place(Arc::clone(&edge));
-                if count < CLIENT_CONNECTIONS_MAX + CONNECTIONS_ABOVE {
+                if count < edge.clients_max + CONNECTIONS_ABOVE {
                     drop(tokio::spawn(serve(connection, place)));
                 }
             }
@@ -118,10 +130,8 @@ impl Edge {
     /// One line for a client that does not belong here.
     async fn check(&self, hello: &Hello) -> Result<(), String> {
         let (member, cluster) = (self.handle.member(), self.cluster());
-        if self.open.load(Ordering::Relaxed) > CLIENT_CONNECTIONS_MAX {
-            return Err(format!(
-                "member {member} has {CLIENT_CONNECTIONS_MAX} connections of clients: try again later"
-            ));
+        if self.open.load(Ordering::Relaxed) > self.clients_max {
+            return Err(format!("member {member} has {} connections of clients: try again later", self.clients_max));
         }
         if hello.cluster != 0 && cluster != 0 && hello.cluster != cluster {
             let (theirs, ours) = (rsm::ClusterId(hello.cluster), rsm::ClusterId(cluster));
@@ -183,4 +193,17 @@ impl Edge {
 /// Whether a command that was rejected so was certainly not executed.
 fn was_not_executed(rejection: &Rejection) -> bool {
     !matches!(rejection, Rejection::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_of_clients_leaves_descriptors_for_the_members_and_the_store() {
+        assert_eq!(clients_max(None), CLIENT_CONNECTIONS_MAX);
+        assert_eq!(clients_max(Some(u64::MAX)), CLIENT_CONNECTIONS_MAX);
+        assert_eq!(clients_max(Some(1024)), 704);
+        assert_eq!(clients_max(Some(256)), 128, "clients are served where there are few");
+    }
 }
