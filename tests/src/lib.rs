@@ -1,4 +1,5 @@
 //! What needs more than one crate: simulator, lab scripts, processes, layering, benchmarks
 
 pub mod lab;
+pub mod linearizability;
 pub mod simulator;
