@@ -11,12 +11,12 @@ use std::sync::atomic::AtomicUsize;
 use rsm::{Handle, Node, NodeSettings, StartError};
 use rustix::process::{Resource, getrlimit};
 use tokio::runtime;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use wire::{Endpoint, Listener};
 
 use crate::application::{LockApplication, Outlet, Outlets, Pulse, RetryerEvent, RevokerEvent, outlet};
 use crate::callbacks::Callbacks;
-use crate::edge::{Edge, accept_all, clients_max};
+use crate::edge::{Edge, QUERIES_MAX, accept_all, clients_max};
 use crate::retryer::Retryer;
 use crate::revoker::Revoker;
 use crate::tick::{KeepAlives, Ticker, sweep};
@@ -100,6 +100,7 @@ impl Server {
             handle: handle.clone(),
             callbacks,
             keep_alives: Arc::clone(&keep_alives),
+            queries: Semaphore::new(QUERIES_MAX),
             pulse: pulse.clone(),
             revoker: revoker.clone(),
             retryer: retryer.clone(),

@@ -35,7 +35,7 @@ Several names are taken one after the other, sorted, so that two runs never wait
 other; while it waits for the second, a run holds the first.
 
 Not covered: processes that leave the group (daemons), a stopped lockctl, a stopped
-machine. There the token decides: send LOCK_TOKEN along with each write, and let the
+machine, children of the command when lockctl itself is killed by SIGKILL. There the token decides: send LOCK_TOKEN along with each write, and let the
 resource refuse smaller ones.
 
 Exit status: the command's own (128 + n if signal n ended it), or

@@ -272,9 +272,8 @@ impl Gathered {
     }
 
     fn waits(&self) -> String {
-        let waits = statuses(&self.answers).filter_map(|status| {
-            Some(format!("; member {} waits for {}", status.id, one_line(status.waits_for.as_ref()?)))
-        });
+        let waits = statuses(&self.answers)
+            .filter_map(|status| Some(format!("; member {}: {}", status.id, one_line(status.waits_for.as_ref()?))));
         waits.collect()
     }
 

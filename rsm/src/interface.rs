@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::{ClusterId, Control, Entry, Founding, Identity, MemberId, Message, View, Viewstamp};
+use crate::{ClusterId, Control, Entry, Founding, Identity, Incarnation, MemberId, Message, View, Viewstamp};
 
 /// A moment on the member's own monotonic clock, µs since an arbitrary start. Never compared between members, and never
 /// part of the replicated state.
@@ -50,6 +50,8 @@ pub enum Input {
     Unreachable {
         /// The member.
         member: MemberId,
+        /// The store that the process named when it connected to us; `None` where we could not reach the listed address.
+        incarnation: Option<Incarnation>,
     },
     /// This member is about to stop, or is asked to let another be primary: hand over if primary.
     HandOver {

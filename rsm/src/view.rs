@@ -87,6 +87,13 @@ impl View {
         self.slots.iter().filter(|slot| slot.standing == Standing::InSync)
     }
 
+    /// Whether a majority is in sync, and the primary a replica among them.
+    pub fn is_well_formed(&self) -> bool {
+        let primary = self.slot(self.primary);
+        self.in_sync().count() >= self.majority()
+            && primary.is_some_and(|slot| slot.standing == Standing::InSync && slot.kind == Kind::Replica)
+    }
+
     /// q(n) = ⌊n/2⌋ + 1: how many in-sync members commit an entry, start a view, and how many slots decide the next view.
     pub fn majority(&self) -> usize {
         self.slots.len() / 2 + 1

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use lock_protocol::{LockCallbackClient, LockService, Refusal, SessionId};
 use rsm::{Handle, PeerError, Rejection};
 use tarpc::server::{BaseChannel, Channel};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use wire::{Connection, Hello, HelloError, Listener, Role, Welcome};
 
 use crate::application::{LockApplication, Outlet, Pulse, RetryerEvent, RevokerEvent};
@@ -32,6 +32,8 @@ const CONNECTIONS_ABOVE: usize = 256;
 const DESCRIPTORS_KEPT: usize = 64;
 /// Calls of one connection under way; tarpc refuses more, and stops reading from a client that does not read.
 const CALLS_MAX: usize = 256;
+/// Queries of all connections in the log at a time.
+pub(crate) const QUERIES_MAX: usize = 16;
 /// Before the next try to accept, when the system has no room (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -40,6 +42,8 @@ pub(crate) struct Edge {
     pub(crate) handle: Handle,
     pub(crate) callbacks: Arc<Callbacks>,
     pub(crate) keep_alives: Arc<KeepAlives>,
+    /// Places for queries, [`QUERIES_MAX`]: a flood of them takes turns, and leaves the replica thread to the others.
+    pub(crate) queries: Semaphore,
     pub(crate) pulse: watch::Receiver<Pulse>,
     pub(crate) revoker: Outlet<RevokerEvent>,
     pub(crate) retryer: Outlet<RetryerEvent>,

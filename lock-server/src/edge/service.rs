@@ -55,6 +55,8 @@ impl LockService for Service {
     }
 
     async fn query(self, _: Context, query: Query) -> Result<Answer, Refusal> {
+        // Those that wait here wait in order; everything else goes past them.
+        let _place = self.0.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
         match self.submit_one(Op::Read(query)).await? {
             Reply::Answer(answer) => Ok(answer),
             other => Err(not_an_answer(&other)),

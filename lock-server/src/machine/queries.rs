@@ -10,9 +10,9 @@ use lock_protocol::{Answer, Holder, LockEntry, LockName, PAGE_MAX_ENTRIES, Query
 use super::Machine;
 use super::lock::Lock;
 
-/// A page ends with the entry that brings it here, bytes. One entry alone has at most `2 * PAGE_MAX_ENTRIES` people of some 600
-/// bytes, so an answer has at most 2.3 MB.
-const PAGE_BYTES: usize = 1 << 20;
+/// A page ends with the entry that brings it here, bytes: small, because an answer that is not read stays in memory. One
+/// entry alone has at most `2 * PAGE_MAX_ENTRIES` people of some 600 bytes, so an answer has at most 1.2 MB.
+const PAGE_BYTES: usize = 32 << 10;
 
 impl Machine {
     /// Answers from the state as it is: what the op of a query does.

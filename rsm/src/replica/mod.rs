@@ -110,7 +110,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Message { cluster, from, message } => self.on_message(now, cluster, from, message, out),
             Input::Submit { tag, command, urgent } => self.on_submit(tag, command, urgent, out),
             Input::Durable { token } => self.on_durable(now, token, out),
-            Input::Unreachable { member } => self.on_unreachable(now, member, out),
+            Input::Unreachable { member, incarnation } => self.on_unreachable(now, member, incarnation, out),
             Input::HandOver { to } => self.on_hand_over(now, to, out),
         }
     }

@@ -16,7 +16,9 @@
 use super::roles::{Answer, Candidacy, Role};
 use super::{Replica, roles};
 use crate::message::Health;
-use crate::{Kind, MemberId, Message, Micros, Output, Rejection, Slot, Standing, StateMachine, View, Viewstamp};
+use crate::{
+    Incarnation, Kind, MemberId, Message, Micros, Output, Rejection, Slot, Standing, StateMachine, View, Viewstamp,
+};
 
 /// A proposal that is not decided within this many retransmit times is let go; its instance may still decide it.
 const PROPOSAL_PATIENCE: u64 = 15;
@@ -63,9 +65,18 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// A live host says that the member's process is gone.
-    pub(super) fn on_unreachable(&mut self, now: Micros, member: MemberId, out: &mut Output) {
-        let is_primary = self.view().is_some_and(|view| view.primary == member);
+    /// A live host says that the member's process is gone. The end of some other process that used the member's number says
+    /// nothing.
+    pub(super) fn on_unreachable(
+        &mut self,
+        now: Micros,
+        member: MemberId,
+        incarnation: Option<Incarnation>,
+        out: &mut Output,
+    ) {
+        let is_primary = self.view().is_some_and(|view| {
+            view.primary == member && incarnation.is_none_or(|incarnation| view.lists(member, incarnation))
+        });
         if let Role::Backup(backup) = &mut self.role
             && is_primary
         {

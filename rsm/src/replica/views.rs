@@ -27,10 +27,13 @@ const PROMOTION_LAG_OPS: u64 = 4096;
 
 impl<M: StateMachine> Replica<M> {
     pub(super) fn on_paxos(&mut self, now: Micros, from: Identity, message: paxos::Message<View>, out: &mut Output) {
+        if let paxos::Message::Decided { value } = &message
+            && !self.is_plausible(from, value)
+        {
+            return;
+        }
         let Some(node) = &mut self.paxos else {
-            if let paxos::Message::Decided { value } = message
-                && self.settings.founding.members.iter().any(|(member, ..)| *member == from.member)
-            {
+            if let paxos::Message::Decided { value } = message {
                 self.learn_first_view(now, value, out);
             }
             return;
@@ -38,6 +41,23 @@ impl<M: StateMachine> Replica<M> {
         let sender = paxos::Sender { node: from.member.0, incarnation: from.incarnation.0 };
         let effects = node.on_message(sender, message);
         self.carry_out(now, effects, out);
+    }
+
+    /// Whether what somebody calls a decided view can be one of this cluster. A decree is believed on one member's word; what
+    /// cannot be is not, so that a confused or hostile process does not end the cluster with a single message.
+    fn is_plausible(&self, from: Identity, value: &View) -> bool {
+        let configured = &self.settings.founding;
+        let (same_cluster, members): (bool, Vec<MemberId>) = match self.view() {
+            Some(own) => (own.cluster == value.cluster, own.slots.iter().map(|slot| slot.member).collect()),
+            None => (
+                value.cluster.may_be_named(&configured.name),
+                configured.members.iter().map(|(member, ..)| *member).collect(),
+            ),
+        };
+        same_cluster
+            && value.slots.iter().map(|slot| slot.member).eq(members)
+            && value.lists(from.member, from.incarnation)
+            && value.is_well_formed()
     }
 
     /// Persist, then send, then act on what was decided.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::limits::WAITING_MAX_COMMANDS;
-use crate::{ClusterId, Identity, MemberId, Message, Rejection, Token};
+use crate::{ClusterId, Identity, Incarnation, MemberId, Message, Rejection, Token};
 
 /// Requests that wait for the replica thread: some milliseconds of its work.
 const QUEUE_MAX: usize = 16 << 10;
@@ -45,7 +45,7 @@ pub(super) enum Request {
         commands: Vec<Vec<u8>>,
         reply: oneshot::Sender<Vec<Answered>>,
     },
-    Unreachable(MemberId),
+    Unreachable(MemberId, Option<Incarnation>),
     HandOver(Option<MemberId>),
     Visit(Visit),
     /// Nothing; look at the values beside the queue.

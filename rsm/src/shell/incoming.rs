@@ -53,7 +53,7 @@ pub(super) struct Incoming {
     /// The configured members but this one, each with what wakes the link to it.
     pub(super) wakes: BTreeMap<MemberId, Arc<Notify>>,
     /// Number of the newest connection from each.
-    newest: Mutex<BTreeMap<MemberId, u64>>,
+    newest: Mutex<BTreeMap<(MemberId, Incarnation), u64>>,
     broken: AtomicU64,
 }
 
@@ -100,11 +100,11 @@ impl Incoming {
         let from = Identity { member: MemberId(hello.sender), incarnation: Incarnation(hello.secret) };
         let cluster = self.context.cluster.lock().0;
         connection.welcome(&Welcome::Accepted { cluster, member: self.context.identity.member.0 }).await?;
-        let number = self.enter(from.member);
+        let number = self.enter(from);
         let result = self.deliver_all(connection, from).await;
         match &result {
             Err(_) => drop(self.broken.fetch_add(1, Ordering::Relaxed)),
-            Ok(()) => self.gone(from.member, number),
+            Ok(()) => self.gone(from, number),
         }
         result
     }
@@ -131,21 +131,29 @@ impl Incoming {
         Ok(())
     }
 
-    fn enter(&self, member: MemberId) -> u64 {
-        if let Some(wake) = self.wakes.get(&member) {
+    fn enter(&self, from: Identity) -> u64 {
+        if let Some(wake) = self.wakes.get(&from.member) {
             wake.notify_one();
         }
         let mut newest = self.newest.lock();
-        let number = newest.entry(member).or_default();
+        let number = newest.entry((from.member, from.incarnation)).or_default();
         *number += 1;
         *number
     }
 
     /// The connection broke. If the member has a newer one, that says nothing.
-    fn gone(&self, member: MemberId, number: u64) {
-        let is_newest = self.newest.lock().get(&member) == Some(&number);
+    fn gone(&self, from: Identity, number: u64) {
+        let key = (from.member, from.incarnation);
+        let is_newest = {
+            let mut newest = self.newest.lock();
+            let is_newest = newest.get(&key) == Some(&number);
+            if is_newest {
+                newest.remove(&key);
+            }
+            is_newest
+        };
         if is_newest && !self.context.break_points.is_armed(BreakPoint::Partition) {
-            self.context.inbox.request(Request::Unreachable(member));
+            self.context.inbox.request(Request::Unreachable(from.member, Some(from.incarnation)));
         }
     }
 }

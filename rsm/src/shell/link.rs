@@ -231,7 +231,7 @@ impl Link {
 
     fn unreachable(&self) {
         if !self.context.break_points.is_armed(BreakPoint::Partition) {
-            self.context.inbox.request(Request::Unreachable(self.to));
+            self.context.inbox.request(Request::Unreachable(self.to, None));
         }
     }
 

@@ -98,7 +98,7 @@ async fn next_view(requests: &Receiver<Request>) -> u64 {
 
 async fn unreachable(requests: &Receiver<Request>) -> u64 {
     match next(requests).await {
-        Request::Unreachable(member) => member.0,
+        Request::Unreachable(member, _) => member.0,
         _ => panic!("not the report"),
     }
 }

@@ -144,7 +144,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
                     self.step(Input::Submit { tag, command, urgent: false });
                 }
             }
-            Request::Unreachable(member) => self.step(Input::Unreachable { member }),
+            Request::Unreachable(member, incarnation) => self.step(Input::Unreachable { member, incarnation }),
             Request::HandOver(to) => self.step(Input::HandOver { to }),
             Request::Visit(visit) => {
                 let application: &mut dyn Any = self.replica.machine_mut();

@@ -85,7 +85,7 @@ impl World {
         records.iter().try_for_each(|record: &Record| self.invariants.durable(holder, record))?;
         for other in 0..self.members.len() {
             if other != index && self.network.tells_of_death(&mut self.dice, index, other) {
-                self.deliver(other, Input::Unreachable { member: MemberId(index as u64 + 1) });
+                self.deliver(other, Input::Unreachable { member: MemberId(index as u64 + 1), incarnation: None });
             }
         }
         Ok(())

@@ -244,7 +244,7 @@ fn input_code(input: &Input) -> u64 {
         Input::Message { from, message, .. } => from.member.0 << 32 | message_code(message),
         Input::Submit { tag, .. } => 1 << 40 | tag,
         Input::Durable { token } => 2 << 40 | token,
-        Input::Unreachable { member } => 3 << 40 | member.0,
+        Input::Unreachable { member, .. } => 3 << 40 | member.0,
         Input::HandOver { to } => 4 << 40 | to.map_or(0, |to| to.0),
     }
 }
@@ -273,7 +273,7 @@ fn input_brief(input: &Input) -> String {
         }
         Input::Submit { tag, .. } => format!("submit {tag}"),
         Input::Durable { token } => format!("durable {token}"),
-        Input::Unreachable { member } => format!("unreachable {member}"),
+        Input::Unreachable { member, .. } => format!("unreachable {member}"),
         Input::HandOver { to } => format!("hand over to {to:?}"),
     }
 }

@@ -214,8 +214,8 @@ fn trusting_primary_forgets(mutant: Option<Mutant>) -> bool {
     script.cut_one_way(1, 2);
     script.kill(1);
     // Make member 2 the candidate: member 3 only answers.
-    script.step(2, Input::Unreachable { member: MemberId(1) });
-    script.step(3, Input::Unreachable { member: MemberId(1) });
+    script.step(2, Input::Unreachable { member: MemberId(1), incarnation: None });
+    script.step(3, Input::Unreachable { member: MemberId(1), incarnation: None });
     script.run(1000);
     let Some(primary) = script.primary() else { return false };
     script.run(500);
@@ -237,12 +237,12 @@ fn s1_a_member_that_slept_through_a_view_is_told_of_it_and_cannot_have_it_decide
     script.step(1, Input::HandOver { to: Some(MemberId(2)) });
     script.run_until("member 2 serves in view 2", |script| script.primary() == Some(2));
     let decided = script.view(1);
-    script.step(3, Input::Unreachable { member: MemberId(1) });
+    script.step(3, Input::Unreachable { member: MemberId(1), incarnation: None });
     script.run(500); // member 3 knows view 1 only, and wants to follow it
     assert_eq!(script.view(3).number, 1);
     script.heal();
     script.cut_link(2, 3);
-    script.step(3, Input::Unreachable { member: MemberId(1) });
+    script.step(3, Input::Unreachable { member: MemberId(1), incarnation: None });
     script.run(500);
     assert_eq!(script.view(3), decided, "the finished instance is not voted on again");
     script.heal();
@@ -382,8 +382,8 @@ fn a_dead_primary_is_replaced_within_half_a_second_without_its_hosts_help_and_at
         script.kill(1);
         let killed_at = script.now;
         if told {
-            script.step(2, Input::Unreachable { member: MemberId(1) });
-            script.step(3, Input::Unreachable { member: MemberId(1) });
+            script.step(2, Input::Unreachable { member: MemberId(1), incarnation: None });
+            script.step(3, Input::Unreachable { member: MemberId(1), incarnation: None });
         }
         script.run_until("a new primary serves", |script| script.primary().is_some());
         let took_ms = (script.now - killed_at) / 1000;
@@ -565,6 +565,41 @@ fn s10_a_store_of_another_cluster_is_refused_in_one_line() {
     assert!(script.try_start(2).expect_err("refused").contains("members 1, 2, 3, not 1, 2"));
     script.settings.founding = founding;
     script.try_start(2).expect("it is its own");
+}
+
+#[test]
+fn a_decree_that_cannot_be_one_of_this_cluster_is_not_believed() {
+    let mut script = Script::serving(3, None);
+    let own = script.view(2);
+    let stranger = crate::Identity { member: MemberId(1), incarnation: crate::Incarnation(666) };
+    let mut empty = own.clone();
+    (empty.number, empty.slots) = (1 << 62, Vec::new());
+    let mut foreign = own.clone();
+    (foreign.number, foreign.cluster) = (9, crate::ClusterId(77));
+    let mut headless = own.clone();
+    (headless.number, headless.primary) = (9, MemberId(4));
+    let mut unsigned = own.clone();
+    unsigned.number = 9;
+    for value in [empty, foreign, headless, unsigned] {
+        let message = crate::Message::Paxos(paxos::Message::Decided { value });
+        for id in 1..=3 {
+            script.step(id, Input::Message { cluster: crate::ClusterId(0), from: stranger, message: message.clone() });
+        }
+    }
+    script.commit("x");
+    assert_eq!(script.view(2), own);
+    assert!(script.faults.is_empty(), "{:?}", script.faults);
+}
+
+#[test]
+fn the_end_of_a_process_that_borrowed_the_primarys_number_says_nothing_of_the_primary() {
+    let mut script = Script::serving(3, None);
+    for id in [2, 3] {
+        let input = Input::Unreachable { member: MemberId(1), incarnation: Some(crate::Incarnation(666)) };
+        script.step(id, input);
+    }
+    script.run(30);
+    assert_eq!(script.view(1).number, 1);
 }
 
 #[test]
