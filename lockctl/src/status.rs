@@ -389,9 +389,9 @@ mod tests {
         let mut answers = vec![answer(2, Role::Backup, Some(view(4, 1)))];
         answers.push(("h:1".into(), Err("refused".into())));
         let verdict = gathered(answers).verdict();
-        assert_eq!(verdict, "not serving: view 4, whose primary 1 does not answer; member 2 waits for the primary");
+        assert_eq!(verdict, "not serving: view 4, whose primary 1 does not answer; member 2: the primary");
         let verdict = gathered(vec![answer(2, Role::Syncing, None)]).verdict();
-        assert_eq!(verdict, "not serving: the cluster has no view yet; member 2 waits for the primary");
+        assert_eq!(verdict, "not serving: the cluster has no view yet; member 2: the primary");
     }
 
     #[test]
