@@ -84,6 +84,8 @@ pub use interface::{
 };
 pub use message::{Envelope, Founding, Health, Message};
 pub use replica::Replica;
+#[cfg(any(test, feature = "model"))]
+pub use replica::timeless;
 pub use shell::{
     Answer, Answers, Backend, BreakPoint, FormatError, Handle, MemberService, Node, NodeSettings, PeerError, StartError,
 };

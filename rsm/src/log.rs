@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::{Entry, Viewstamp};
 
 /// A suffix of the log.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Log {
     base: Viewstamp,
     entries: VecDeque<Arc<Entry>>,

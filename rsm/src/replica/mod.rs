@@ -13,7 +13,10 @@
 //! | `catch_up.rs` | what a laggard gets: log tail or snapshot | section 4 |
 //! | `recovery.rs` | what a member is when it starts, from what its store held | S8, S10 |
 //! | `status.rs` | what it says of itself, for people | |
+//! | `abstraction.rs` | the core without its clock, for the model checker only | |
 
+#[cfg(any(test, feature = "model"))]
+mod abstraction;
 mod catch_up;
 mod execution;
 mod founding;
@@ -39,11 +42,13 @@ use crate::{
     ClusterId, Control, Entry, Identity, Incarnation, Input, MemberId, Message, Micros, Output, Record, Rejection,
     Send, Settings, SnapshotImage, StateMachine, Token, View, Viewstamp,
 };
+#[cfg(any(test, feature = "model"))]
+pub use abstraction::timeless;
 use random::Random;
 use roles::{Candidacy, Command, Role, Transfer};
 
 /// One member's core. All fields are volatile but those that [`Control`], the log and the snapshot repeat.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replica<M> {
     settings: Settings,
     identity: Identity,

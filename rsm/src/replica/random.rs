@@ -1,7 +1,7 @@
 //! Random parts of delays, from a seed (SplitMix64; Steele, Lea and Flood, OOPSLA 2014). Nothing safe depends on them.
 
 /// A generator.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Random(u64);
 
 impl Random {

@@ -11,7 +11,7 @@ use crate::{Founding, Incarnation, MemberId, Micros, Slot, Tag, View, Viewstamp}
 const OUTSTANDING_MAX: usize = 2 * WINDOW_ENTRIES;
 
 /// What a member is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Role {
     /// Its store knows no view in force.
     Founding(Founder),
@@ -34,7 +34,7 @@ pub(super) enum Role {
 }
 
 /// A store without a view: what the others said.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Founder {
     pub(super) asked_at: Option<Micros>,
     /// Who knows no view either, under which incarnation, with which configuration.
@@ -44,7 +44,7 @@ pub(super) struct Founder {
 }
 
 /// What a backup knows of its primary.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Backup {
     /// The last sign of life in this view, or when the view was entered.
     pub(super) heard_at: Micros,
@@ -85,14 +85,14 @@ impl Backup {
 }
 
 /// A command that waits for a batch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Command {
     pub(super) tag: Tag,
     pub(super) bytes: Vec<u8>,
 }
 
 /// The primary's work.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Primary {
     pub(super) phase: Phase,
     /// Reports of in-sync members, its own included: last viewstamps.
@@ -119,7 +119,7 @@ pub(super) struct Primary {
 }
 
 /// How far the start of the view is (S4).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Phase {
     /// Reports are awaited.
     Collecting,
@@ -148,7 +148,7 @@ pub(super) struct Report {
 }
 
 /// What the primary knows of another member in this view.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Progress {
     /// Acknowledged in this view: durable and verified.
     pub(super) acked: Viewstamp,
@@ -228,7 +228,7 @@ impl Primary {
 }
 
 /// An attempt to get a view decided, from the first suspicion on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Candidacy {
     /// The view that it would follow.
     pub(super) view: u64,
@@ -260,7 +260,7 @@ pub(super) struct Answer {
 }
 
 /// A snapshot on its way in.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Transfer {
     pub(super) from: MemberId,
     /// The view in which it was asked for; used in no other.

@@ -20,7 +20,7 @@ use crate::{Kind, MemberId, Message, Micros, Output, Slot, Standing, StateMachin
 /// A listed store that was heard within this many suspect times is alive: its double is refused.
 const ALIVE_WITHIN: u64 = 4;
 /// A store is listed once it has asked so often: a message that comes late from a store that is gone stays alone.
-const JOINS_NEEDED: u32 = 2;
+pub(super) const JOINS_NEEDED: u32 = 2;
 /// A syncing member is promoted when it lags by no more than this, ops. Safety needs only the barrier; a promotion that
 /// comes too early would make commits wait for it.
 const PROMOTION_LAG_OPS: u64 = 4096;
