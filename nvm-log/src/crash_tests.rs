@@ -10,6 +10,7 @@ use crate::sim::{Images, Sim, SimDisk};
 use crate::{Error, Frame, Identity, Options, Outcome, Recovery, SnapshotMeta, Store, Witness};
 
 const RING_BYTES: u64 = 16 << 10;
+const SALT: u64 = 0x5a17;
 /// Up to so many pieces, every subset of them is tried.
 const EXHAUSTIVE_PIECES: usize = 9;
 
@@ -173,7 +174,7 @@ struct Run {
 impl Run {
     fn format(unit_bytes: usize, options: &Options) -> Run {
         let disk = SimDisk::new(unit_bytes, Images::default());
-        let store = Store::format_on(disk.media(), options, identity()).unwrap();
+        let store = Store::format_on(disk.media(), options, identity(), SALT).unwrap();
         let formatted = disk.visible();
         drop(store);
         Run::open(unit_bytes, formatted, Model { told: vec![Told::default()], ..Model::default() }, 1, options).unwrap()
@@ -653,7 +654,7 @@ fn a_frame_that_was_durable_and_is_damaged_is_corruption_for_ever_until_settled(
 /// A frame that lost a piece before any flush; with `later`, a whole frame stands after it.
 fn torn(options: &Options, later: bool) -> (Recovery, Images) {
     let disk = SimDisk::new(64, Images::default());
-    let mut store = Store::format_on(disk.media(), options, identity()).unwrap();
+    let mut store = Store::format_on(disk.media(), options, identity(), SALT).unwrap();
     for op in 1..=if later { 3 } else { 2 } {
         let frame = Frame { view: 1, first_op: op, count: 1, previous: (1, op - 1), body: vec![7; 100], kind: 0 };
         store.append(&frame).unwrap();
@@ -694,7 +695,7 @@ fn a_hole_before_a_whole_frame_is_uncertain_unless_the_witness_is_synchronous() 
 #[test]
 fn a_failed_flush_poisons_every_later_call() {
     let disk = SimDisk::new(512, Images::default());
-    let mut store = Store::format_on(disk.media(), &options(), identity()).unwrap();
+    let mut store = Store::format_on(disk.media(), &options(), identity(), SALT).unwrap();
     let frame = Frame { view: 1, first_op: 1, count: 1, ..Frame::default() };
     store.append(&frame).unwrap();
     disk.fail_after_flushes(0);
@@ -711,7 +712,7 @@ fn a_failed_flush_poisons_every_later_call() {
 #[test]
 fn a_full_log_refuses_the_batch_but_can_be_truncated_and_released() {
     let disk = SimDisk::new(512, Images::default());
-    let mut store = Store::format_on(disk.media(), &options(), identity()).unwrap();
+    let mut store = Store::format_on(disk.media(), &options(), identity(), SALT).unwrap();
     let mut op = 1;
     let full = loop {
         let frame = Frame { view: 1, first_op: op, count: 1, previous: (1, op - 1), body: vec![1; 1000], kind: 0 };
@@ -735,7 +736,7 @@ fn a_full_log_refuses_the_batch_but_can_be_truncated_and_released() {
 #[test]
 fn a_frame_that_does_not_follow_or_is_too_large_is_refused() {
     let disk = SimDisk::new(512, Images::default());
-    let mut store = Store::format_on(disk.media(), &options(), identity()).unwrap();
+    let mut store = Store::format_on(disk.media(), &options(), identity(), SALT).unwrap();
     let good = Frame { view: 1, first_op: 1, count: 1, ..Frame::default() };
     for bad in [
         Frame { first_op: 2, previous: (0, 1), ..good.clone() },

@@ -142,8 +142,7 @@ fn lock_holder(file: &File) -> Option<u32> {
 }
 
 /// Refuses memory that was written before the machine last started: what of it was whole then is not known.
-pub(crate) fn check_boot(superblock: &Superblock) -> Result<(), Error> {
-    let now = boot_id();
+pub(crate) fn check_boot(superblock: &Superblock, now: [u8; 16]) -> Result<(), Error> {
     let known = now != [0; 16] && superblock.boot_id != [0; 16];
     let other = superblock.backend == Backend::Shm && known && superblock.boot_id != now;
     if other { Err(Error::OtherBoot) } else { Ok(()) }

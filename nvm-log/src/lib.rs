@@ -74,6 +74,9 @@ mod file;
 mod frame;
 mod layout;
 pub mod medium;
+#[cfg(feature = "mutants")]
+pub mod mutation;
+#[cfg(not(feature = "mutants"))]
 mod mutation;
 mod options;
 mod recovery;

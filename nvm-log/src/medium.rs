@@ -35,6 +35,10 @@ pub trait Medium {
     fn gathers(&self) -> bool;
     /// What a flush is worth.
     fn guarantee(&self) -> Guarantee;
+    /// The machine's present boot, or zero if nothing tells: what lay in memory before it is not trusted.
+    fn boot_id(&self) -> [u8; 16] {
+        crate::directory::boot_id()
+    }
     /// The name of the back end, as in "file".
     fn name(&self) -> &'static str;
 }

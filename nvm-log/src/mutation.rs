@@ -1,9 +1,11 @@
-//! Known bugs that the tests put back, one at a time, to see that the crash enumerator catches each. Outside this
-//! crate's own tests [`active`] is constantly false and the compiler removes the branches.
+//! Known bugs that tests put back, one at a time, to see that they are caught: by the crash enumerator, and by a
+//! simulator of a whole cluster. In a normal build [`active`] is constantly false and the compiler removes the branches.
+
+#![cfg_attr(not(feature = "mutants"), allow(unreachable_pub, reason = "public for the simulator only"))]
 
 /// One deliberate bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mutation {
+pub enum Mutation {
     /// Neither the epoch nor the chain of checksums is looked at.
     NoChain,
     /// The epoch does not grow when a store is opened.
@@ -30,7 +32,24 @@ pub(crate) enum Mutation {
     NoWitness,
 }
 
-#[cfg(test)]
+/// Those that a whole cluster can show, with their names on the command line.
+#[cfg(feature = "mutants")]
+pub const MUTANTS: [(&str, Mutation); 12] = [
+    ("log-no-chain", Mutation::NoChain),
+    ("log-same-epoch", Mutation::SameEpoch),
+    ("log-rewinding-truncate", Mutation::RewindingTruncate),
+    ("log-single-control-slot", Mutation::SingleControlSlot),
+    ("log-control-before-frames", Mutation::ControlBeforeFrames),
+    ("log-no-flush", Mutation::NoFlush),
+    ("log-no-body-checksum", Mutation::NoBodyChecksum),
+    ("log-no-lap", Mutation::NoLap),
+    ("log-eager-reuse", Mutation::EagerReuse),
+    ("log-switch-before-snapshot", Mutation::SwitchBeforeSnapshot),
+    ("log-believe-unflushed", Mutation::BelieveUnflushed),
+    ("log-no-witness", Mutation::NoWitness),
+];
+
+#[cfg(any(test, feature = "mutants"))]
 thread_local! {
     static CURRENT: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
 }
@@ -38,9 +57,9 @@ thread_local! {
 /// Whether this bug is to be shown now, on this thread.
 #[inline]
 pub(crate) fn active(mutation: Mutation) -> bool {
-    #[cfg(test)]
+    #[cfg(any(test, feature = "mutants"))]
     let active = CURRENT.get() == Some(mutation);
-    #[cfg(not(test))]
+    #[cfg(not(any(test, feature = "mutants")))]
     let active = {
         let _ = mutation;
         false
@@ -48,11 +67,17 @@ pub(crate) fn active(mutation: Mutation) -> bool {
     active
 }
 
+/// Puts the bug into every store of this thread, or with `None` takes it out.
+#[cfg(any(test, feature = "mutants"))]
+pub fn put_back(mutation: Option<Mutation>) {
+    CURRENT.set(mutation);
+}
+
 /// Runs `body` with the bug in place.
 #[cfg(test)]
 pub(crate) fn with<T>(mutation: Mutation, body: impl FnOnce() -> T) -> T {
-    CURRENT.set(Some(mutation));
+    put_back(Some(mutation));
     let result = body();
-    CURRENT.set(None);
+    put_back(None);
     result
 }

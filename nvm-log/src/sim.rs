@@ -4,8 +4,12 @@
 //! A workload runs once. Then, for each number of events, [`SimDisk::crash_at`] gives what was durable at that moment and the *pieces*
 //! that were not: each store since the last flush of its medium, cut into units. [`CrashPoint::image`] keeps the pieces that
 //! the test chooses, in the order stored; so a unit that was stored twice may show its old, its first or its second value.
+//!
+//! A long run cannot keep all its history. [`SimDisk::forgetful`] keeps only what was not flushed; it crashes in place
+//! ([`SimDisk::lose_power`]), and goes on.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::medium::{Guarantee, Media, Medium};
@@ -25,8 +29,13 @@ struct Journal {
     unit: usize,
     base: Images,
     visible: Images,
+    /// Since `base`.
     events: Vec<Event>,
+    keeps_history: bool,
     flushes_left: Option<usize>,
+    /// Stores and flushes that still succeed, and how the later ones fail.
+    operations_left: Option<(usize, io::ErrorKind)>,
+    boot_id: [u8; 16],
 }
 
 /// A simulated machine with the media of one store.
@@ -61,9 +70,19 @@ impl SimDisk {
             base: images.clone(),
             visible: images,
             events: Vec::new(),
+            keeps_history: true,
             flushes_left: None,
+            operations_left: None,
+            boot_id: [0; 16],
         };
         SimDisk { journal: Arc::new(Mutex::new(journal)) }
+    }
+
+    /// The same, empty, and remembering only what was not flushed: it can crash now, and not at an earlier moment.
+    pub fn forgetful(unit_bytes: usize) -> SimDisk {
+        let disk = SimDisk::new(unit_bytes, Images::default());
+        lock(&disk.journal).keeps_history = false;
+        disk
     }
 
     /// Handles to the media. Taking them again is a crash of the process alone: every store is still visible.
@@ -85,6 +104,71 @@ impl SimDisk {
     /// After this many more flushes, every flush fails.
     pub fn fail_after_flushes(&self, flushes: usize) {
         lock(&self.journal).flushes_left = Some(flushes);
+    }
+
+    /// After this many more stores and flushes, each fails in this way, until the next call.
+    pub fn fail_after(&self, operations: usize, kind: io::ErrorKind) {
+        lock(&self.journal).operations_left = Some((operations, kind));
+    }
+
+    /// Nothing fails any more. Returns whether something had failed, or would have next.
+    pub fn mend(&self) -> bool {
+        let mut journal = lock(&self.journal);
+        journal.flushes_left = None;
+        journal.operations_left.take().is_some_and(|(left, _)| left == 0)
+    }
+
+    /// The machine's boot, as the store is told it.
+    pub fn set_boot_id(&self, boot_id: [u8; 16]) {
+        lock(&self.journal).boot_id = boot_id;
+    }
+
+    /// The bytes of a medium go bad, whether flushed or not. 0 is the store, 1 and 2 are the areas.
+    ///
+    /// # Panics
+    /// There is no such medium, or it is smaller.
+    pub fn damage(&self, which: usize, range: Range<usize>, change: impl Fn(&mut [u8])) {
+        let journal = &mut *lock(&self.journal);
+        change(&mut journal.visible[which][range.clone()]);
+        if let Some(durable) = journal.base[which].get_mut(range) {
+            change(durable);
+        }
+    }
+
+    /// How many pieces a loss of power may now keep or lose.
+    pub fn unflushed_pieces(&self) -> usize {
+        let journal = lock(&self.journal);
+        let cut = |event: &Event| match event {
+            Event::Store { offset, bytes, .. } => (offset + bytes.len()).div_ceil(journal.unit) - offset / journal.unit,
+            Event::Resize { .. } => 1,
+            Event::Flush { .. } => 0,
+        };
+        journal.events.iter().map(cut).sum()
+    }
+
+    /// The machine loses power, here and now: of what was not flushed these pieces stay, in the order stored.
+    pub fn lose_power(&self, mut keep: impl FnMut(usize) -> bool) {
+        let journal = &mut *lock(&self.journal);
+        let mut point = CrashPoint { durable: Images::default(), pieces: Vec::new() };
+        for event in std::mem::take(&mut journal.events) {
+            match event {
+                Event::Store { which, offset, ref bytes } => {
+                    restore(&journal.base[which], &mut journal.visible[which], offset..offset + bytes.len());
+                    point.cut(journal.unit, which, offset, bytes);
+                }
+                Event::Resize { which, .. } => {
+                    let (durable, visible) = (&journal.base[which], &mut journal.visible[which]);
+                    visible.truncate(durable.len());
+                    visible.extend_from_slice(&durable[visible.len()..]);
+                    point.pieces.push(event);
+                }
+                Event::Flush { .. } => {}
+            }
+        }
+        for (_, piece) in point.pieces.iter().enumerate().filter(|(index, _)| keep(*index)) {
+            apply(&mut journal.base, piece);
+            apply(&mut journal.visible, piece);
+        }
     }
 
     /// The state of the media when the machine stops after so many events.
@@ -137,6 +221,14 @@ impl CrashPoint {
     }
 }
 
+/// Shows again what is durable there.
+fn restore(durable: &[u8], visible: &mut [u8], range: Range<usize>) {
+    let end = range.end.min(durable.len()).min(visible.len());
+    if range.start < end {
+        visible[range.start..end].copy_from_slice(&durable[range.start..end]);
+    }
+}
+
 fn apply(images: &mut Images, event: &Event) {
     match event {
         Event::Store { which, offset, bytes } => {
@@ -151,11 +243,37 @@ fn apply(images: &mut Images, event: &Event) {
     }
 }
 
-impl Sim {
-    fn record(&self, event: Event) {
-        let mut journal = lock(&self.journal);
-        apply(&mut journal.visible, &event);
-        journal.events.push(event);
+impl Journal {
+    /// Counts a store or a flush.
+    fn admit(&mut self) -> io::Result<()> {
+        match &mut self.operations_left {
+            Some((0, kind)) => Err((*kind).into()),
+            Some((left, _)) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn record(&mut self, event: Event) {
+        apply(&mut self.visible, &event);
+        match event {
+            Event::Flush { which } if !self.keeps_history => self.settle(which),
+            event => self.events.push(event),
+        }
+    }
+
+    /// A medium was flushed: what was stored to it needs not be remembered.
+    fn settle(&mut self, flushed: usize) {
+        let (base, events) = (&mut self.base, &mut self.events);
+        events.retain(|event| match event {
+            Event::Store { which, .. } | Event::Resize { which, .. } if *which == flushed => {
+                apply(base, event);
+                false
+            }
+            _ => true,
+        });
     }
 }
 
@@ -166,7 +284,9 @@ impl Medium for Sim {
 
     fn resize(&mut self, size: u64) -> io::Result<()> {
         let size = usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
-        self.record(Event::Resize { which: self.which, size });
+        let mut journal = lock(&self.journal);
+        journal.admit()?;
+        journal.record(Event::Resize { which: self.which, size });
         Ok(())
     }
 
@@ -181,24 +301,25 @@ impl Medium for Sim {
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let end = offset.checked_add(bytes.len() as u64).filter(|&end| end <= self.size());
-        if end.is_none() {
+        let mut journal = lock(&self.journal);
+        let size = journal.visible[self.which].len() as u64;
+        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > size) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.record(Event::Store { which: self.which, offset: offset as usize, bytes: bytes.to_vec() });
+        journal.admit()?;
+        journal.record(Event::Store { which: self.which, offset: offset as usize, bytes: bytes.to_vec() });
         Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        {
-            let mut journal = lock(&self.journal);
-            match &mut journal.flushes_left {
-                Some(0) => return Err(io::Error::other("simulated")),
-                Some(left) => *left -= 1,
-                None => {}
-            }
+        let mut journal = lock(&self.journal);
+        match &mut journal.flushes_left {
+            Some(0) => return Err(io::Error::other("simulated")),
+            Some(left) => *left -= 1,
+            None => {}
         }
-        self.record(Event::Flush { which: self.which });
+        journal.admit()?;
+        journal.record(Event::Flush { which: self.which });
         Ok(())
     }
 
@@ -210,7 +331,61 @@ impl Medium for Sim {
         Guarantee::Volatile
     }
 
+    fn boot_id(&self) -> [u8; 16] {
+        lock(&self.journal).boot_id
+    }
+
     fn name(&self) -> &'static str {
         "sim"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Stores, flushes and resizes of all media, with nothing flushed at the end.
+    fn work(disk: &SimDisk) {
+        let Media { mut store, areas: [mut a, _] } = disk.media();
+        let fill = |medium: &mut Sim, offset: u64, byte: u8| medium.write(offset, &[byte; 20]).expect("within");
+        store.resize(64).expect("room");
+        a.resize(24).expect("room");
+        fill(&mut store, 3, 1);
+        store.flush().expect("flushed");
+        fill(&mut store, 10, 2);
+        fill(&mut a, 0, 3);
+        store.flush().expect("flushed");
+        a.resize(64).expect("room");
+        fill(&mut a, 30, 4);
+        fill(&mut store, 5, 5);
+        fill(&mut store, 12, 6);
+    }
+
+    #[test]
+    fn a_disk_without_history_loses_power_like_one_with_it() {
+        let whole = SimDisk::new(8, Images::default());
+        work(&whole);
+        let point = whole.crash_at(whole.events());
+        for choice in 0..1 << point.pieces() {
+            let disk = SimDisk::forgetful(8);
+            work(&disk);
+            assert_eq!((disk.unflushed_pieces(), disk.visible()), (point.pieces(), whole.visible()));
+            disk.lose_power(|piece| choice >> piece & 1 == 1);
+            assert_eq!(disk.visible(), point.image(|piece| choice >> piece & 1 == 1), "pieces {choice:b}");
+            assert_eq!((disk.unflushed_pieces(), disk.crash_at(0).durable), (0, disk.visible()));
+        }
+    }
+
+    #[test]
+    fn after_so_many_operations_all_fail_until_it_is_mended() {
+        let disk = SimDisk::forgetful(8);
+        let mut store = disk.media().store;
+        store.resize(8).expect("room");
+        disk.fail_after(1, io::ErrorKind::StorageFull);
+        assert!(store.write(0, &[1]).is_ok());
+        for _ in 0..2 {
+            assert_eq!(store.flush().expect_err("fails").kind(), io::ErrorKind::StorageFull);
+        }
+        assert!(disk.mend() && store.flush().is_ok());
     }
 }

@@ -38,7 +38,7 @@ impl Store<Native> {
     pub fn format(dir: &Path, options: &Options, identity: Identity) -> Result<Store, Error> {
         let geometry = Geometry::for_ring(options.ring_bytes).ok_or(Error::RingSize { bytes: options.ring_bytes })?;
         let (media, new) = directory::create(dir, options.backend, geometry.medium_bytes())?;
-        let store = Store::format_on(media, options, identity)?;
+        let store = Store::format_on(media, options, identity, directory::random_salt())?;
         new.publish()?;
         Ok(store)
     }
@@ -50,14 +50,14 @@ impl Store<Native> {
 }
 
 impl<M: Medium> Store<M> {
-    /// Makes a new store on media that hold nothing of worth.
-    pub fn format_on(mut media: Media<M>, options: &Options, identity: Identity) -> Result<Store<M>, Error> {
+    /// Makes a new store on media that hold nothing of worth. The salt is a number that no other store has: what an
+    /// earlier store left on the media is then never taken for this one's.
+    pub fn format_on(mut media: Media<M>, options: &Options, identity: Identity, salt: u64) -> Result<Store<M>, Error> {
         let geometry = Geometry::for_ring(options.ring_bytes).ok_or(Error::RingSize { bytes: options.ring_bytes })?;
         if media.store.size() != geometry.medium_bytes() {
             media.store.resize(geometry.medium_bytes()).map_err(Error::io("preparing the log"))?;
         }
-        let boot_id = directory::boot_id();
-        let salt = directory::random_salt();
+        let boot_id = media.store.boot_id();
         let superblock = Superblock { identity, salt, geometry, backend: options.backend, boot_id };
         superblock.write(&mut media.store)?;
         let witness_sync = options.witness == Witness::Sync;
@@ -79,7 +79,7 @@ impl<M: Medium> Store<M> {
         let started = Instant::now();
         let superblock = Superblock::read(&mut media.store)?;
         let (geometry, salt) = (superblock.geometry, superblock.salt);
-        directory::check_boot(&superblock)?;
+        directory::check_boot(&superblock, media.store.boot_id())?;
         let mut record = Record::read(&media.store, salt)?;
         let line = Line::read(&media.store, salt)?;
         if line.control_sequence > record.sequence {
@@ -131,7 +131,7 @@ impl<M: Medium> Store<M> {
         let next = self.record.epoch.checked_add(1).ok_or(Error::Damaged { part: Part::Control, detail })?;
         self.record.epoch = if mutation::active(Mutation::SameEpoch) { self.record.epoch } else { next };
         self.record.epoch_position = self.ring.tail();
-        self.record.boot_id = directory::boot_id();
+        self.record.boot_id = self.media.store.boot_id();
         self.record.witness_sync = options.witness == Witness::Sync;
         self.ring.begin_epoch(self.record.epoch);
         self.flush()

@@ -89,5 +89,11 @@ pub use replica::timeless;
 pub use shell::{
     Answer, Answers, Backend, BreakPoint, FormatError, Handle, MemberService, Node, NodeSettings, PeerError, StartError,
 };
+
+/// For other shells: how records become durable in an [`nvm_log::Store`] on any medium, and what an opened one holds.
+pub mod storage {
+    pub use crate::shell::{RecordStore, RecordWriter, Refusal, identity_of, recovered};
+}
+
 pub use state_machine::{Application, StateMachine};
 pub use view::{Kind, MEMBERS_MAX, Slot, Standing, View};

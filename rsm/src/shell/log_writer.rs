@@ -1,18 +1,15 @@
-//! Makes records durable in the order of their numbers, many with one flush.
+//! The log writer: a thread round a [`RecordWriter`], where a flush takes longer than the way to another thread.
 //!
-//! Why it is right: a record is reported durable only after a flush that followed its write, and all before it were
-//! written earlier. Log frames of one group may reach the medium in any order before their flush: none of them was reported,
-//! and the log's chain lets recovery take only a prefix. A control record lives elsewhere, so nothing orders it with frames
-//! but a flush: one stands between them, on both sides. Of control records that follow each other directly the last is enough, for it
-//! replaces the others. After an error nothing is written or reported any more, and the member stops.
+//! Why it is right: groups are written in the order in which they came. After an error the member stops.
 
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::inbox::{Ending, Inbox};
+use super::record_writer::RecordWriter;
 use super::store::RecordStore;
-use crate::{Record, Token};
+use crate::Record;
 
 /// Groups of records that wait for the log writer; the core's window keeps them far below. If a stalled medium fills
 /// them the replica thread waits, falls silent, and is taken for gone, as it should be.
@@ -20,85 +17,12 @@ const QUEUE_MAX_GROUPS: usize = 1024;
 /// Records under one flush: enough that the flush is shared by all that wait, few enough that the first does not wait long.
 const GROUP_MAX_RECORDS: usize = 256;
 
-/// Writes records to a store and counts them.
-pub(super) struct LogWriter<S> {
-    store: S,
-    /// The last record given to the store.
-    written: Token,
-    /// The last record known durable.
-    durable: Token,
-}
-
-impl<S: RecordStore> LogWriter<S> {
-    pub(super) fn new(store: S) -> Self {
-        LogWriter { store, written: 0, durable: 0 }
-    }
-
-    /// Makes the records durable, in order; tells after each flush how far that is.
-    pub(super) fn carry_out(
-        &mut self,
-        records: &[Record],
-        mut durable: impl FnMut(Token),
-    ) -> Result<(), nvm_log::Error> {
-        let mut superseded = 0;
-        for (index, record) in records.iter().enumerate() {
-            let next = records.get(index + 1);
-            if let (Record::Control(_), Some(Record::Control(_))) = (record, next) {
-                superseded += 1;
-                continue;
-            }
-            self.write(record, 1 + std::mem::take(&mut superseded), &mut durable)?;
-        }
-        self.flush(&mut durable)
-    }
-
-    /// Writes a record that stands for `count` of them, itself and those that it supersedes.
-    fn write(&mut self, record: &Record, count: Token, durable: &mut impl FnMut(Token)) -> Result<(), nvm_log::Error> {
-        if matches!(record, Record::Append(_) | Record::TruncateAfter { .. }) {
-            match record {
-                Record::Append(entry) => self.store.append(entry)?,
-                Record::TruncateAfter { op } => self.store.truncate_after(*op)?,
-                _ => {}
-            }
-            self.written += count;
-            return Ok(());
-        }
-        self.flush(durable)?;
-        match record {
-            Record::Control(control) => self.store.set_control(control)?,
-            Record::Snapshot { image, .. } => self.store.write_snapshot(image)?,
-            Record::Install { image, keep_suffix, control } => self.store.install(image, *keep_suffix, control)?,
-            Record::Append(_) | Record::TruncateAfter { .. } => {}
-        }
-        self.written += count;
-        self.flush(durable)?;
-        match record {
-            Record::Snapshot { release, .. } if *release > 0 => self.store.release_prefix(*release),
-            _ => Ok(()),
-        }
-    }
-
-    /// Closes the store, in good order.
-    pub(super) fn close(self) -> Result<(), nvm_log::Error> {
-        self.store.close()
-    }
-
-    fn flush(&mut self, durable: &mut impl FnMut(Token)) -> Result<(), nvm_log::Error> {
-        if self.durable < self.written {
-            self.store.flush()?;
-            self.durable = self.written;
-            durable(self.durable);
-        }
-        Ok(())
-    }
-}
-
 /// Where the replica thread's records go.
 pub(super) enum Writer<S> {
     /// To a thread: a flush takes longer than the way there.
     Thread(Sender<Vec<Record>>),
     /// To the store at once: memory is written faster than another thread wakes up.
-    Inline(LogWriter<S>),
+    Inline(RecordWriter<S>),
 }
 
 impl<S: RecordStore> Writer<S> {
@@ -128,7 +52,7 @@ pub(super) fn queue() -> (Sender<Vec<Record>>, Receiver<Vec<Record>>) {
 }
 
 /// The log writer's thread: takes what waits, makes it durable, until the replica thread lets go of the queue.
-pub(super) fn run<S: RecordStore>(mut writer: LogWriter<S>, groups: &Receiver<Vec<Record>>, inbox: &Arc<Inbox>) {
+pub(super) fn run<S: RecordStore>(mut writer: RecordWriter<S>, groups: &Receiver<Vec<Record>>, inbox: &Arc<Inbox>) {
     while let Ok(mut records) = groups.recv() {
         while records.len() < GROUP_MAX_RECORDS {
             match groups.try_recv() {
@@ -147,7 +71,7 @@ pub(super) fn run<S: RecordStore>(mut writer: LogWriter<S>, groups: &Receiver<Ve
     finish(writer, inbox);
 }
 
-fn finish<S: RecordStore>(writer: LogWriter<S>, inbox: &Inbox) {
+fn finish<S: RecordStore>(writer: RecordWriter<S>, inbox: &Inbox) {
     if inbox.ending() == Ending::Clean
         && let Err(error) = writer.close()
     {
@@ -161,126 +85,8 @@ fn fault_line(error: &nvm_log::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record_writer::tests::{Journal, append};
     use super::*;
-    use crate::{Control, Entry, Payload, SnapshotImage, Viewstamp};
-
-    #[derive(Default)]
-    struct Journal {
-        calls: Vec<String>,
-        fails_at: Option<&'static str>,
-    }
-
-    impl Journal {
-        fn note(&mut self, call: impl Into<String>) -> Result<(), nvm_log::Error> {
-            let call = call.into();
-            if self.fails_at == Some(&*call) {
-                return Err(nvm_log::Error::Poisoned);
-            }
-            self.calls.push(call);
-            Ok(())
-        }
-    }
-
-    impl RecordStore for Journal {
-        fn append(&mut self, entry: &Entry) -> Result<(), nvm_log::Error> {
-            self.note(format!("append {}", entry.viewstamp.op))
-        }
-        fn truncate_after(&mut self, op: u64) -> Result<(), nvm_log::Error> {
-            self.note(format!("truncate {op}"))
-        }
-        fn set_control(&mut self, control: &Control) -> Result<(), nvm_log::Error> {
-            self.note(format!("control {}", control.founding.is_some()))
-        }
-        fn write_snapshot(&mut self, image: &SnapshotImage) -> Result<(), nvm_log::Error> {
-            self.note(format!("snapshot {}", image.viewstamp.op))
-        }
-        fn install(&mut self, image: &SnapshotImage, keep: bool, _: &Control) -> Result<(), nvm_log::Error> {
-            self.note(format!("install {} {keep}", image.viewstamp.op))
-        }
-        fn release_prefix(&mut self, op: u64) -> Result<(), nvm_log::Error> {
-            self.note(format!("release {op}"))
-        }
-        fn flush(&mut self) -> Result<(), nvm_log::Error> {
-            self.note("flush")
-        }
-        fn close(self) -> Result<(), nvm_log::Error> {
-            Ok(())
-        }
-    }
-
-    fn append(op: u64) -> Record {
-        Record::Append(Arc::new(Entry {
-            viewstamp: Viewstamp { view: 1, op },
-            previous: Viewstamp { view: 1, op: op - 1 },
-            payload: Payload::Batch(vec![vec![]]),
-        }))
-    }
-
-    fn control() -> Record {
-        Record::Control(Control::default())
-    }
-
-    fn image(op: u64) -> Arc<SnapshotImage> {
-        Arc::new(SnapshotImage { viewstamp: Viewstamp { view: 1, op }, state: vec![] })
-    }
-
-    /// The calls and the reports between them, as one line.
-    fn trace(records: &[Record]) -> String {
-        let mut writer = LogWriter::new(Journal::default());
-        let mut reports = Vec::new();
-        writer.carry_out(records, |token| reports.push(token)).expect("written");
-        format!("{} | {reports:?}", writer.store.calls.join(", "))
-    }
-
-    #[test]
-    fn a_group_of_log_records_shares_one_flush() {
-        let records = [append(1), append(2), Record::TruncateAfter { op: 1 }, append(2)];
-        assert_eq!(trace(&records), "append 1, append 2, truncate 1, append 2, flush | [4]");
-    }
-
-    #[test]
-    fn a_flush_stands_between_a_control_record_and_log_records_on_both_sides() {
-        let records = [append(1), control(), append(2)];
-        assert_eq!(trace(&records), "append 1, flush, control false, flush, append 2, flush | [1, 2, 3]");
-    }
-
-    #[test]
-    fn of_neighbouring_control_records_the_last_is_written() {
-        let last = Record::Control(Control { founding: Some(view()), config: None });
-        let records = [control(), control(), last, append(1)];
-        assert_eq!(trace(&records), "control true, flush, append 1, flush | [3, 4]");
-    }
-
-    #[test]
-    fn a_prefix_is_released_only_after_the_snapshot_is_durable() {
-        let records = [append(1), Record::Snapshot { image: image(1), release: 7 }, append(2)];
-        let expected = "append 1, flush, snapshot 1, flush, release 7, append 2, flush | [1, 2, 3]";
-        assert_eq!(trace(&records), expected);
-        assert_eq!(trace(&[Record::Snapshot { image: image(1), release: 0 }]), "snapshot 1, flush | [1]");
-    }
-
-    #[test]
-    fn an_installed_snapshot_is_durable_before_what_follows() {
-        let install = Record::Install { image: image(5), keep_suffix: true, control: Control::default() };
-        assert_eq!(trace(&[install, append(6)]), "install 5 true, flush, append 6, flush | [1, 2]");
-    }
-
-    #[test]
-    fn numbers_run_on_from_group_to_group() {
-        let mut writer = LogWriter::new(Journal::default());
-        let mut reports = Vec::new();
-        for group in [vec![append(1)], vec![], vec![append(2), append(3)]] {
-            writer.carry_out(&group, |token| reports.push(token)).expect("written");
-        }
-        assert_eq!(reports, [1, 3]);
-    }
-
-    #[test]
-    fn after_a_failed_flush_nothing_is_reported_durable() {
-        let mut writer = LogWriter::new(Journal { fails_at: Some("flush"), ..Journal::default() });
-        let result = writer.carry_out(&[append(1)], |token| panic!("{token} was reported"));
-        assert!(matches!(result, Err(nvm_log::Error::Poisoned)));
-    }
 
     #[test]
     fn a_failing_store_stops_the_member_with_one_line() {
@@ -290,7 +96,7 @@ mod tests {
         groups.send(vec![append(3)]).expect("room");
         drop(groups);
         let inbox = Arc::new(inbox);
-        run(LogWriter::new(Journal { fails_at: Some("append 2"), ..Journal::default() }), &waiting, &inbox);
+        run(RecordWriter::new(Journal::failing_at("append 2")), &waiting, &inbox);
         let line = inbox.fault().expect("a fault");
         assert!(line.starts_with("the store cannot be written: ") && !line.contains('\n'), "{line}");
         assert_eq!((inbox.durable(), inbox.ending()), (0, Ending::Abrupt));
@@ -305,12 +111,8 @@ mod tests {
         }
         drop(groups);
         let inbox = Arc::new(inbox);
-        let journal = Journal { fails_at: Some("append 4"), ..Journal::default() };
-        run(LogWriter::new(journal), &waiting, &inbox);
+        let journal = Journal::failing_at("append 4");
+        run(RecordWriter::new(journal), &waiting, &inbox);
         assert_eq!((inbox.durable(), inbox.fault()), (3, None));
-    }
-
-    fn view() -> crate::View {
-        crate::View { number: 1, parent: 0, cluster: crate::ClusterId(1), primary: crate::MemberId(1), slots: vec![] }
     }
 }

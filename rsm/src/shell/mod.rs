@@ -6,7 +6,8 @@
 //! - [`Node`] opens the store before anything is sent or served, and refuses one that is not whole.
 //! - The *replica thread* is the only one that touches the core. It takes what waits, steps, settles once, and carries
 //!   the output out in order; a message waits until the record that it names is durable.
-//! - The *log writer* makes records durable in the order of their numbers, many with one flush.
+//! - The *log writer* makes records durable in the order of their numbers, many with one flush: a thread round a
+//!   [`RecordWriter`], which other shells use as it is (the simulator has a simulated medium under it).
 //! - *Links* carry messages to the other members, and may lose any of them; so does the queue towards the replica
 //!   thread when it is full. Commands are refused as busy instead.
 //! - A fault (medium, divergence, panic) ends the member with one line; nothing of the failed step gets out.
@@ -36,6 +37,7 @@ mod log_writer;
 mod node;
 #[cfg(test)]
 mod peer_tests;
+mod record_writer;
 mod replica_thread;
 mod store;
 
@@ -46,3 +48,5 @@ pub use incoming::PeerError;
 pub use link::MemberService;
 pub use node::{Node, NodeSettings, StartError};
 pub use nvm_log::Backend;
+pub use record_writer::RecordWriter;
+pub use store::{RecordStore, Refusal, identity_of, recovered};

@@ -18,7 +18,8 @@ use super::handle::{Ended, Handle, Shared};
 use super::inbox::{Ending, Inbox};
 use super::incoming::Incoming;
 use super::link::{Link, LinkContext, Links};
-use super::log_writer::{self, LogWriter, Writer};
+use super::log_writer::{self, Writer};
+use super::record_writer::RecordWriter;
 use super::replica_thread::{Clock, ReplicaThread, ThreadState};
 use super::store;
 use crate::limits::BATCH_MAX_BYTES;
@@ -332,7 +333,7 @@ fn writer(
     backend: Backend,
     inbox: &Arc<Inbox>,
 ) -> Result<(Writer<nvm_log::Store>, Option<JoinHandle<()>>), StartError> {
-    let writer = LogWriter::new(store);
+    let writer = RecordWriter::new(store);
     if backend == Backend::Shm {
         return Ok((Writer::Inline(writer), None));
     }

@@ -4,16 +4,17 @@
 //! missing from it. Everything else is refused, with nothing overwritten. Only a directory without a store is formatted, and
 //! that makes a new incarnation, which counts for nothing until a view lists it (S10).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nvm_log::medium::Medium;
 use nvm_log::{Options, Outcome, Recovery, SnapshotMeta, Store};
 
 use super::format::{self, FormatError, SNAPSHOT_TAG};
 use crate::{Control, Entry, Identity, Incarnation, MemberId, Recovered, SnapshotImage, StartError, Viewstamp};
 
-/// What the log writer needs of a store. A method that fails has possibly written something; none may be called after.
-pub(super) trait RecordStore: Send + 'static {
+/// What a [`super::RecordWriter`] needs of a store. A method that fails has possibly written something; none may be called after.
+pub trait RecordStore: Send + 'static {
     /// Durable after the next flush.
     fn append(&mut self, entry: &Entry) -> Result<(), nvm_log::Error>;
     /// Durable after the next flush.
@@ -32,7 +33,7 @@ pub(super) trait RecordStore: Send + 'static {
     fn close(self) -> Result<(), nvm_log::Error>;
 }
 
-impl RecordStore for Store {
+impl<M: Medium + Send + 'static> RecordStore for Store<M> {
     fn append(&mut self, entry: &Entry) -> Result<(), nvm_log::Error> {
         Store::append(self, &format::frame_of(entry))
     }
@@ -70,27 +71,58 @@ fn meta_of(image: &SnapshotImage) -> SnapshotMeta {
     SnapshotMeta { view: image.viewstamp.view, op: image.viewstamp.op, tag: SNAPSHOT_TAG }
 }
 
+/// Why what a store holds cannot be used. Nothing of it may then be believed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The store is another member's.
+    #[error("it belongs to member {found}")]
+    OtherMember {
+        /// Whose it is.
+        found: MemberId,
+    },
+    /// Durable entries are damaged or missing.
+    #[error("ops {ops} were durable and are lost")]
+    Damaged {
+        /// Which ops.
+        ops: String,
+    },
+    /// Its bytes are whole, and mean nothing to this program.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+}
+
+/// The name of a new store.
+pub fn identity_of(identity: Identity) -> nvm_log::Identity {
+    let Identity { member, incarnation } = identity;
+    nvm_log::Identity { cluster: [0; 16], member: member.0, incarnation: incarnation.0.to_le_bytes() }
+}
+
+/// What an opened store holds, for the core of this member.
+///
+/// # Errors
+/// See [`Refusal`].
+pub fn recovered(recovery: Recovery, member: MemberId) -> Result<Recovered, Refusal> {
+    if recovery.identity.member != member.0 {
+        return Err(Refusal::OtherMember { found: MemberId(recovery.identity.member) });
+    }
+    if let Outcome::Corrupt { ranges } = &recovery.outcome {
+        let ops: Vec<String> = ranges.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
+        return Err(Refusal::Damaged { ops: ops.join(", ") });
+    }
+    Ok(decode(recovery)?)
+}
+
 /// Opens the member's store in `dir`, or formats one where there is none, and reads all that it holds.
 pub(super) fn open(dir: &Path, options: &Options, member: MemberId) -> Result<(Store, Recovered), StartError> {
     let in_dir = |error| StartError::Store { dir: dir.to_owned(), error };
     let (store, recovery) = match Store::open(dir, options) {
         Err(nvm_log::Error::NotFound { .. }) => {
-            let incarnation: u128 = rand::random();
-            let identity =
-                nvm_log::Identity { cluster: [0; 16], member: member.0, incarnation: incarnation.to_le_bytes() };
-            Store::format(dir, options, identity).map_err(in_dir)?;
+            let identity = Identity { member, incarnation: Incarnation(rand::random()) };
+            Store::format(dir, options, identity_of(identity)).map_err(in_dir)?;
             Store::open(dir, options).map_err(in_dir)?
         }
         opened => opened.map_err(in_dir)?,
     };
-    if recovery.identity.member != member.0 {
-        let (found, dir) = (MemberId(recovery.identity.member), dir.to_owned());
-        return Err(StartError::OtherMember { dir, found, member });
-    }
-    if let Outcome::Corrupt { ranges } = &recovery.outcome {
-        let ops = ranges.iter().map(|range| format!("{} to {}", range.start(), range.end()));
-        return Err(StartError::Damaged { dir: dir.to_owned(), ops: ops.collect::<Vec<_>>().join(", ") });
-    }
     if let Outcome::Uncertain { dropped_bytes } = &recovery.outcome {
         tracing::warn!(
             dropped_bytes,
@@ -98,8 +130,18 @@ pub(super) fn open(dir: &Path, options: &Options, member: MemberId) -> Result<(S
         );
     }
     report(dir, &recovery);
-    let recovered = recovered(recovery).map_err(|error| StartError::Format { dir: dir.to_owned(), error })?;
-    Ok((store, recovered))
+    match recovered(recovery, member) {
+        Ok(recovered) => Ok((store, recovered)),
+        Err(refusal) => Err(start_error(refusal, dir.to_owned(), member)),
+    }
+}
+
+fn start_error(refusal: Refusal, dir: PathBuf, member: MemberId) -> StartError {
+    match refusal {
+        Refusal::OtherMember { found } => StartError::OtherMember { dir, found, member },
+        Refusal::Damaged { ops } => StartError::Damaged { dir, ops },
+        Refusal::Format(error) => StartError::Format { dir, error },
+    }
 }
 
 /// One line on what was found.
@@ -123,7 +165,7 @@ fn report(dir: &Path, recovery: &Recovery) {
     );
 }
 
-fn recovered(recovery: Recovery) -> Result<Recovered, FormatError> {
+fn decode(recovery: Recovery) -> Result<Recovered, FormatError> {
     let identity = Identity {
         member: MemberId(recovery.identity.member),
         incarnation: Incarnation(u128::from_le_bytes(recovery.identity.incarnation)),
