@@ -1,6 +1,6 @@
 //! The example of a service on rsm, three members in one process, over loopback, on real stores.
 
-#[path = "../examples/kv.rs"]
+#[path = "../examples/kv/main.rs"]
 #[allow(dead_code, reason = "the example's command line is not used here")]
 mod kv;
 

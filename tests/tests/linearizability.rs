@@ -1,6 +1,6 @@
 //! The checker of histories, tested on right and wrong ones; then histories of a real cluster.
 
-#[path = "../../rsm/examples/kv.rs"]
+#[path = "../../rsm/examples/kv/main.rs"]
 #[allow(dead_code, reason = "the example's command line is not used here")]
 mod kv;
 

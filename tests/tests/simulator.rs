@@ -1,6 +1,6 @@
 //! The simulator's suite: seeds that failed once, a fixed range, and a fresh range each time.
 
-use plumeria_tests::simulator::{Counters, Options, Outcome, report, run};
+use plumeria_tests::simulator::{Counters, Options, Outcome, Workload, report, run};
 
 /// The fixed range; together its runs must reach every rare branch.
 const FIXED_SEEDS: std::ops::RangeInclusive<u64> = 1..=800;
@@ -10,7 +10,11 @@ const FRESH_SEEDS: u64 = 600;
 const TWICE_SEEDS: std::ops::RangeInclusive<u64> = 1..=12;
 
 fn expect_whole(seed: u64) -> Outcome {
-    let options = Options::default();
+    expect_whole_as(seed, None)
+}
+
+fn expect_whole_as(seed: u64, workload: Option<Workload>) -> Outcome {
+    let options = Options { workload, ..Options::default() };
     let outcome = run(seed, &options);
     assert!(outcome.failure.is_none(), "seed {seed}: {}", report(&outcome, &options));
     outcome
@@ -19,12 +23,18 @@ fn expect_whole(seed: u64) -> Outcome {
 #[test]
 fn seeds_that_failed_once_do_not_fail_again() {
     let text = include_str!("seeds.txt");
-    let seeds = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next());
-    let seeds: Vec<u64> = seeds.map(|seed| seed.parse().expect("a line begins with a seed")).collect();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let seeds: Vec<(u64, Workload)> =
+        lines.map(|line| read(line).expect("a line begins with a seed and a workload")).collect();
     assert!(!seeds.is_empty(), "the file was read");
-    for seed in seeds {
-        expect_whole(seed);
+    for (seed, workload) in seeds {
+        expect_whole_as(seed, Some(workload));
     }
+}
+
+fn read(line: &str) -> Option<(u64, Workload)> {
+    let mut words = line.split_whitespace();
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
 #[test]

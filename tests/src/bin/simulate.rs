@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use plumeria_tests::simulator::{Counters, Options, mutants, report, run};
+use plumeria_tests::simulator::{Counters, Options, Workload, mutants, report, run};
 
 /// Runs whole clusters, one seed each.
 #[derive(Debug, Parser)]
@@ -18,6 +18,9 @@ struct Arguments {
     /// Members of the cluster, instead of what each seed draws.
     #[arg(long)]
     members: Option<usize>,
+    /// What is replicated, instead of what each seed draws: register, kv or locks.
+    #[arg(long)]
+    workload: Option<Workload>,
     /// Runs one seed only, and prints its whole story.
     #[arg(long, value_name = "SEED")]
     trace: Option<u64>,
@@ -37,7 +40,12 @@ fn main() -> ExitCode {
         eprintln!("no known bug is called {name}; with --features mutants these are: {}", mutants().join(", "));
         return ExitCode::from(2);
     }
-    let options = Options { members: arguments.members, mutant: arguments.mutant.clone(), trace_lines: 0 };
+    let options = Options {
+        members: arguments.members,
+        workload: arguments.workload,
+        mutant: arguments.mutant.clone(),
+        trace_lines: 0,
+    };
     match arguments.trace {
         Some(seed) => tell(seed, &options),
         None => run_all(&arguments, &options),
@@ -74,7 +82,12 @@ fn run_all(arguments: &Arguments, options: &Options) -> ExitCode {
         runs += 1;
         if outcome.failure.is_some() {
             failures += 1;
-            println!("seed {seed} ({} members): {}\n", outcome.members, report(&outcome, options));
+            println!(
+                "seed {seed} ({}, {} members): {}\n",
+                outcome.workload,
+                outcome.members,
+                report(&outcome, options)
+            );
             if failures >= arguments.failures {
                 break;
             }

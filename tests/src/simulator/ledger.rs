@@ -9,22 +9,9 @@ use std::sync::Arc;
 use rsm::{Entry, Incarnation, Payload, StateMachine, Viewstamp};
 
 use super::invariants::{Check, Violation};
-use super::register::Register;
-
-/// Names a client's command: client, then a number that it uses once.
-pub(crate) type CommandId = (u64, u64);
-
-/// A command's bytes: its name, then filling.
-pub(crate) fn encode_command((client, number): CommandId, length_bytes: usize) -> Vec<u8> {
-    let mut bytes = [client.to_le_bytes(), number.to_le_bytes()].concat();
-    bytes.resize(length_bytes.max(bytes.len()), client as u8);
-    bytes
-}
-
-fn decode_command(bytes: &[u8]) -> Option<CommandId> {
-    let word = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-    Some((word(0)?, word(8)?))
-}
+use super::machine::Replicated;
+use super::plan::Workload;
+use super::workload::register::{CommandId, Register, decode_command};
 
 /// An op of the committed history.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +30,9 @@ struct Known {
 }
 
 /// Entries by viewstamp, and the committed history.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ledger {
+    workload: Workload,
     entries: BTreeMap<Viewstamp, Known>,
     /// The last op of each incarnation's installed snapshots: it holds all below.
     installed: BTreeMap<Incarnation, u64>,
@@ -52,11 +40,42 @@ pub(crate) struct Ledger {
     committed: Vec<Viewstamp>,
     /// What they did, from op 1.
     ops: Vec<Op>,
-    reference: Register,
+    reference: Replicated,
+    /// The empty machine's.
+    first_hash: u64,
     done: BTreeMap<CommandId, u64>,
 }
 
 impl Ledger {
+    pub(crate) fn new(workload: Workload) -> Self {
+        let reference = Replicated::new(workload, 0);
+        Ledger {
+            workload,
+            entries: BTreeMap::new(),
+            installed: BTreeMap::new(),
+            committed: Vec::new(),
+            ops: Vec::new(),
+            first_hash: reference.hash(),
+            reference,
+            done: BTreeMap::new(),
+        }
+    }
+
+    /// The state of everything committed.
+    #[expect(dead_code, reason = "the lock workload looks at it")]
+    pub(crate) fn reference(&self) -> &Replicated {
+        &self.reference
+    }
+
+    /// The hash of the state in a snapshot; none if it is none.
+    pub(crate) fn hash_of(&self, snapshot: &[u8]) -> Option<u64> {
+        if self.workload == Workload::Register {
+            return Register::peek(snapshot).map(|peek| peek.hash);
+        }
+        let mut machine = Replicated::new(self.workload, 0);
+        machine.restore(snapshot).ok().map(|()| machine.hash())
+    }
+
     /// Someone has, or sends, an entry.
     ///
     /// # Errors
@@ -118,7 +137,7 @@ impl Ledger {
     /// An op of the history; op 0 is the empty state.
     pub(crate) fn op(&self, op: u64) -> Option<Op> {
         match op.checked_sub(1) {
-            None => Some(Op { hash: Register::default().hash(), command: None }),
+            None => Some(Op { hash: self.first_hash, command: None }),
             Some(at) => self.ops.get(usize::try_from(at).ok()?).copied(),
         }
     }
@@ -173,7 +192,7 @@ impl Ledger {
             Payload::Batch(commands) => {
                 for (command, op) in commands.iter().zip(entry.first_op()..) {
                     self.reference.apply(op, command);
-                    let id = decode_command(command);
+                    let id = if self.workload == Workload::Register { decode_command(command) } else { None };
                     self.ops.push(Op { hash: self.reference.hash(), command: id });
                     let before = id.and_then(|id| self.done.insert(id, op));
                     if let Some(before) = before {

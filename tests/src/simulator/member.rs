@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 
 use rsm::{ClusterId, Founding, Identity, Input, Micros, Replica, Settings, Token, View};
 
-use super::clients::address_of;
 use super::dice::{Dice, MILLION};
 use super::invariants::Run;
+use super::machine::Replicated;
 use super::mutation::Mutation;
 use super::plan::Plan;
-use super::register::Register;
 use super::store::Store;
+use super::workload::asking::address_of;
 
 /// A local clock: starts anywhere, and runs at its own rate.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ pub(crate) struct Member {
 /// A run of a member's process.
 #[derive(Debug)]
 pub(crate) struct Process {
-    pub(crate) replica: Replica<Register>,
+    pub(crate) replica: Replica<Replicated>,
     pub(crate) run: Run,
     clock: Clock,
     /// What arrived and was not taken in yet.
@@ -98,7 +98,7 @@ impl Member {
             log_capacity_bytes: plan.log_capacity_bytes,
         };
         let clock = Clock { started_at: now, offset: dice.below(MILLION * 1000), rate: dice.between(plan.clock_rate) };
-        let machine = Register::new(plan.ballast_bytes);
+        let machine = Replicated::new(plan.workload, plan.ballast_bytes);
         let recovered = self.store.recovered();
         let replica = Replica::new(settings, recovered, machine, dice.number(), clock.read(now))?;
         self.process = Some(Process {

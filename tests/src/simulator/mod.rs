@@ -3,7 +3,7 @@
 //! A run has two halves. In the first, faults happen: processes die and pause, stores are lost, links break in every
 //! way, messages are lost, doubled and come late, clocks run at different rates. In the second nothing goes wrong any
 //! more, and the cluster has to come back: a primary serves, all members are in sync and hold the same state, and it
-//! stays so. All the time, `invariants.rs` says what must hold.
+//! stays so. All the time, `invariants` says what must hold. What is replicated, and what its clients do, is drawn too: `workload`.
 //!
 //! Each seed draws which faults it has (`plan.rs`). A seed that failed once goes into `tests/seeds.txt` and is run for
 //! ever.
@@ -14,21 +14,21 @@
 //! are no witnesses.
 
 mod atlas;
-mod clients;
 mod counters;
 mod dice;
 mod faults;
 mod invariants;
 mod ledger;
+mod machine;
 mod member;
 mod mutation;
 mod network;
 mod phases;
 mod plan;
-mod register;
 mod shell;
 mod store;
 mod trace;
+mod workload;
 mod world;
 
 use std::cell::RefCell;
@@ -38,6 +38,7 @@ use std::sync::Once;
 pub use counters::{Counters, MUST_BE_REACHED};
 pub use invariants::Violation;
 pub use mutation::mutants;
+pub use plan::Workload;
 use world::World;
 
 /// How to run a seed.
@@ -45,6 +46,8 @@ use world::World;
 pub struct Options {
     /// So many members, instead of what the seed draws.
     pub members: Option<usize>,
+    /// This workload, instead of what the seed draws.
+    pub workload: Option<Workload>,
     /// The name of a known bug to put back; see [`mutants`].
     pub mutant: Option<String>,
     /// Lines of the story to keep, the last ones; 0 for none.
@@ -56,6 +59,8 @@ pub struct Options {
 pub struct Outcome {
     /// The seed.
     pub seed: u64,
+    /// What its clients did.
+    pub workload: Workload,
     /// How many members it had.
     pub members: usize,
     /// Events that happened.
@@ -90,6 +95,7 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
     };
     Outcome {
         seed,
+        workload: world.plan.workload,
         members: world.plan.members,
         events: world.events,
         simulated_us: world.now,
@@ -106,9 +112,10 @@ pub fn report(outcome: &Outcome, options: &Options) -> String {
     let Some(Violation { rule, detail }) = &outcome.failure else { return String::new() };
     let told = run(outcome.seed, &Options { trace_lines: LINES, ..options.clone() });
     let members = options.members.map(|members| format!(" --members {members}")).unwrap_or_default();
+    let workload = options.workload.map(|workload| format!(" --workload {workload}")).unwrap_or_default();
     let mutant = options.mutant.as_ref().map(|mutant| format!(" --mutant {mutant}")).unwrap_or_default();
     format!(
-        "VIOLATED: {rule}: {detail}\nrepeat: cargo run -p plumeria-tests --bin simulate -- --trace {}{members}{mutant}\n{}",
+        "VIOLATED: {rule}: {detail}\nrepeat: cargo run -p plumeria-tests --bin simulate -- --trace {}{members}{workload}{mutant}\n{}",
         outcome.seed,
         told.trace.join("\n")
     )

@@ -2,7 +2,7 @@
 
 use rsm::Replica;
 
-use super::register::Register;
+use super::machine::Replicated;
 
 /// The bug that is put back; none in a normal build.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,7 +27,7 @@ impl Mutation {
         Mutation { mutant: found.map(|(_, mutant)| *mutant) }
     }
 
-    pub(crate) fn put_into(self, replica: Replica<Register>) -> Replica<Register> {
+    pub(crate) fn put_into(self, replica: Replica<Replicated>) -> Replica<Replicated> {
         replica.with_mutant(self.mutant)
     }
 
@@ -43,7 +43,7 @@ impl Mutation {
         Mutation {}
     }
 
-    pub(crate) fn put_into(self, replica: Replica<Register>) -> Replica<Register> {
+    pub(crate) fn put_into(self, replica: Replica<Replicated>) -> Replica<Replicated> {
         replica
     }
 

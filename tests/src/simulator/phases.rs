@@ -26,7 +26,7 @@ impl World {
             self.members[index].starts = true;
             self.schedule(wait, Event::Start(index));
         }
-        for client in 0..self.clients.len() {
+        for client in 0..self.asking.clients.len() {
             let wait = self.dice.between(self.plan.think_us);
             self.schedule(wait, Event::Ask(client));
         }
@@ -127,6 +127,9 @@ impl World {
         }
         // A command that was very late on its way may have come just now.
         self.expect("all members end in the same state", World::is_equal)?;
+        if !self.asking.book.judge()? {
+            self.invariants.counters.hit("histories too long to judge");
+        }
         self.invariants.counters.hit("healed runs");
         Ok(())
     }

@@ -5,7 +5,43 @@
 
 use rsm::Timing;
 
+use super::Options;
 use super::dice::{Dice, MILLION};
+
+/// What is replicated, and what clients do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// A register that remembers everything.
+    Register,
+    /// The key-value example.
+    Kv,
+    /// The lock service.
+    Locks,
+}
+
+impl Workload {
+    /// All of them.
+    pub const ALL: [Workload; 3] = [Workload::Register, Workload::Kv, Workload::Locks];
+}
+
+impl std::fmt::Display for Workload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Workload::Register => "register",
+            Workload::Kv => "kv",
+            Workload::Locks => "locks",
+        })
+    }
+}
+
+impl std::str::FromStr for Workload {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Workload::ALL.into_iter().find(|workload| workload.to_string() == name);
+        found.ok_or_else(|| format!("{name} is none of register, kv, locks"))
+    }
+}
 
 /// Something that can go wrong, or be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +124,7 @@ pub(crate) struct StorePlan {
 /// A run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    pub(crate) workload: Workload,
     pub(crate) members: usize,
     pub(crate) clients: usize,
     /// How long faults happen, µs.
@@ -118,11 +155,17 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// What the seed says; `members` overrules it.
-    pub(crate) fn draw(dice: &mut Dice, members: Option<usize>) -> Plan {
+    /// What the seed says; the options overrule it. What was not drawn from the beginning is drawn from dice of its own, so
+    /// that a seed's other choices stay what they were.
+    pub(crate) fn draw(dice: &mut Dice, seed: u64, options: &Options) -> Plan {
+        let mut later = Dice::new(!seed);
+        let workload = *later.pick(&[Workload::Register, Workload::Kv]);
+        let workload = options.workload.unwrap_or(workload);
+        let members = options.members;
         let drawn = [3, 3, 3, 3, 3, 3, 5, 5, 5, 1][dice.index(10)];
         let snapshot_every_bytes = dice.spread((2 << 10, 256 << 10)) as usize;
         Plan {
+            workload,
             members: members.unwrap_or(drawn),
             clients: dice.between((1, 5)) as usize,
             unsafe_us: dice.between((2_000_000, 12_000_000)),

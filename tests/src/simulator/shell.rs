@@ -126,7 +126,7 @@ impl World {
         let (_, disorder) = process.replica.machine_mut().take_fresh();
         self.invariants.in_order(identity, disorder)?;
         let status = process.replica.status();
-        let executed = super::register::Executed { op: status.executed_op, hash: status.state_hash };
+        let executed = super::machine::Executed { op: status.executed_op, hash: status.state_hash };
         self.invariants.executed(identity, executed)?;
         self.compare(index)
     }
@@ -152,20 +152,20 @@ impl World {
             return self.crash_and_return(index);
         }
         for (tag, answer) in out.answers {
-            let Some(attempt) = self.attempts.close(tag) else {
+            let Some((client, wish)) = self.asking.attempts.close(tag) else {
                 return Err(Violation::new("a command is answered once", format!("tag {tag} by member {}", index + 1)));
             };
             match &answer {
                 Ok(bytes) => {
                     self.invariants.counters.hit("answers ok");
-                    self.invariants.answered(attempt.command, attempt.horizon, bytes)?;
+                    self.check_answer(&wish, bytes)?;
                 }
                 Err(rsm::Rejection::Unknown) => self.invariants.counters.hit("answers unknown"),
                 Err(rsm::Rejection::Busy) => self.invariants.counters.hit("answers busy"),
                 Err(_) => {}
             }
             if let [Some(delay), _] = self.network.client_fate(&mut self.dice) {
-                self.schedule(delay, Event::Answer { client: attempt.client, tag, answer });
+                self.schedule(delay, Event::Answer { client, tag, answer });
             }
         }
         self.flush(index);

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use rsm::{Message, Record};
 
-use super::register::fold;
+use super::workload::register::fold;
 
 /// The story of a run.
 #[derive(Debug)]

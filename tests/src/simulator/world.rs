@@ -9,15 +9,15 @@ use std::collections::BinaryHeap;
 use rsm::{ClusterId, Founding, Identity, Incarnation, Input, Kind, MemberId, Message, Rejection, Tag, Token};
 
 use super::Options;
-use super::clients::{Attempts, Client, Next, RETRY_US, Request, TIMEOUT_US, address_of};
 use super::dice::Dice;
 use super::invariants::{Check, Invariants, Run, Violation};
-use super::ledger::encode_command;
+use super::ledger::Ledger;
 use super::member::Member;
 use super::mutation::Mutation;
 use super::network::Network;
 use super::plan::Plan;
 use super::trace::Trace;
+use super::workload::asking::{Asking, Client, address_of};
 
 /// Something that happens to somebody. Members and clients by index.
 #[derive(Debug)]
@@ -90,8 +90,8 @@ pub(crate) struct World {
     /// Lost before any view was in force.
     pub(crate) wiped: Vec<bool>,
     pub(crate) network: Network,
-    pub(crate) clients: Vec<Client>,
-    pub(crate) attempts: Attempts,
+    /// Clients of register and map.
+    pub(crate) asking: Asking,
     /// Clients begin no new commands.
     pub(crate) clients_rest: bool,
     /// Answers that said OK.
@@ -108,7 +108,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, options: &Options) -> World {
         let mut dice = Dice::new(seed);
-        let plan = Plan::draw(&mut dice, options.members);
+        let plan = Plan::draw(&mut dice, seed, options);
         let mutation = Mutation::named(options.mutant.as_deref());
         let members = (0..plan.members).map(|index| {
             let identity = Identity { member: MemberId(index as u64 + 1), incarnation: draw_incarnation(&mut dice) };
@@ -116,10 +116,11 @@ impl World {
         });
         let members: Vec<Member> = members.collect();
         let listed = (0..plan.members).map(|index| (MemberId(index as u64 + 1), address_of(index), Kind::Replica));
+        let clients = (0..plan.clients as u64).map(Client::new).collect();
         World {
             founding: Founding { name: "simulated".into(), members: listed.collect(), mode: "durable".into() },
             network: Network::new(plan.members, plan.network.clone()),
-            clients: (0..plan.clients as u64).map(Client::new).collect(),
+            asking: Asking { clients, ..Asking::default() },
             wiped: vec![false; plan.members],
             members,
             dice,
@@ -128,10 +129,9 @@ impl World {
             queue: BinaryHeap::new(),
             sequence: 0,
             runs: 0,
-            attempts: Attempts::default(),
             clients_rest: false,
             answers_ok: 0,
-            invariants: Invariants::default(),
+            invariants: Invariants::new(Ledger::new(plan.workload)),
             trace: Trace::new(options.trace_lines),
             unsafe_now: false,
             mutation,
@@ -191,7 +191,7 @@ impl World {
             }
             Event::Ask(client) => self.on_ask(client),
             Event::Request { to, client, tag } => self.on_request(to, client, tag),
-            Event::Answer { client, tag, answer } => self.on_answer(client, tag, answer),
+            Event::Answer { client, tag, answer } => return self.on_answer(client, tag, answer),
             Event::Timeout { client, tag } => self.on_timeout(client, tag),
             Event::Fault => return self.on_fault(),
         }
@@ -246,76 +246,6 @@ impl World {
         let first = self.dice.below(self.plan.timing.tick);
         self.schedule(first, Event::Tick(index, run));
         Ok(())
-    }
-
-    // ----- clients
-
-    fn on_ask(&mut self, index: usize) {
-        if self.clients_rest {
-            return;
-        }
-        let length_bytes = self.dice.between(self.plan.command_bytes) as usize;
-        let horizon = self.invariants.horizon();
-        let client = &mut self.clients[index];
-        if client.request.is_none() {
-            let command = client.name();
-            client.request = Some(Request { command, length_bytes, horizon, tag: None });
-        }
-        let Some(request) = &mut client.request else { return };
-        let tag = self.attempts.open(index, request.command, request.length_bytes, request.horizon);
-        request.tag = Some(tag);
-        let to = client.believed;
-        if let [Some(delay), _] = self.network.client_fate(&mut self.dice) {
-            self.schedule(delay, Event::Request { to, client: index, tag });
-        }
-        self.schedule(TIMEOUT_US, Event::Timeout { client: index, tag });
-    }
-
-    fn on_request(&mut self, to: usize, client: usize, tag: Tag) {
-        if self.members[to].process.is_none() {
-            let answer = Err(Rejection::NotPrimary { hint: None });
-            self.schedule(1_000, Event::Answer { client, tag, answer });
-            return;
-        }
-        let Some(attempt) = self.attempts.get(tag) else { return };
-        let command = encode_command(attempt.command, attempt.length_bytes);
-        let urgent = self.dice.chance(50_000);
-        self.deliver(to, Input::Submit { tag, command, urgent });
-    }
-
-    fn on_answer(&mut self, index: usize, tag: Tag, answer: Result<Vec<u8>, Rejection>) {
-        if let Ok(bytes) = &answer {
-            self.answers_ok += 1;
-            self.invariants.heard(bytes);
-        }
-        let other = self.dice.index(self.members.len());
-        let client = &mut self.clients[index];
-        let Some(request) = client.request.as_mut().filter(|request| request.tag == Some(tag)) else { return };
-        request.tag = None;
-        let next = match &answer {
-            Ok(_) => Next::Another,
-            Err(rejection) => client.refused(rejection, self.members.len(), other),
-        };
-        let wait = match next {
-            Next::Another => {
-                client.request = None;
-                self.dice.between(self.plan.think_us)
-            }
-            Next::Again => self.dice.between(RETRY_US),
-        };
-        self.schedule(wait, Event::Ask(index));
-    }
-
-    /// The command may or may not be executed, now or later: the client leaves it at that.
-    fn on_timeout(&mut self, index: usize, tag: Tag) {
-        let other = self.dice.index(self.members.len());
-        let client = &mut self.clients[index];
-        if client.request.as_ref().is_some_and(|request| request.tag == Some(tag)) {
-            client.request = None;
-            client.believed = other;
-            self.invariants.counters.hit("client timeouts");
-            self.schedule(0, Event::Ask(index));
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A replicated key-value server in one file: how a service is built on rsm.
+//! A replicated key-value server in two small files: how a service is built on rsm.
 //!
 //! ```text
 //! kv="cargo run -q -p rsm --example kv --"; cluster=1=127.0.0.1:7101,2=127.0.0.1:7102,3=127.0.0.1:7103
@@ -6,7 +6,7 @@
 //! $kv put 127.0.0.1:7201,127.0.0.1:7202,127.0.0.1:7203 colour green      # and get, cas, delete; then kill a member
 //! ```
 //!
-//! 1. **A machine.** `Kv` holds the state. [`StateMachine::apply`] turns a command into an answer: from the state and the
+//! 1. **A machine.** [`Kv`] (`machine.rs`) holds the state. `StateMachine::apply` turns a command into an answer: from the state and the
 //!    command alone, on every member alike, and whatever the bytes are. Time or chance has to be put into the command.
 //! 2. **Snapshot and hash.** A log is cut and a laggard fed by snapshots, so they hold all that later answers depend on.
 //!    The hash lets a member that went another way notice, and stop.
@@ -24,17 +24,16 @@
 //! A request is a line: `put KEY VALUE`, `get KEY`, `cas KEY OLD NEW` (`cas KEY NEW` where there is none), `delete KEY`. So
 //! is the answer: `ok`, `value VALUE`, `none`, `differs VALUE`, `retry` (not executed), `unknown`, `error TEXT`.
 
-use std::collections::BTreeMap;
+use anyhow::Context;
+use rsm::{Application, Handle, Kind, MemberId, Node, NodeSettings, Rejection, StartError};
 use std::sync::Arc;
 use std::time::Duration;
-
-use anyhow::Context;
-use rsm::{Application, Handle, Kind, MemberId, Node, NodeSettings, Rejection, StartError, StateMachine};
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::{sleep, timeout};
 use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
 use wire::{Connection, Endpoint, Listener};
+mod machine;
+pub(crate) use machine::Kv;
 
 /// The longest request, bytes; an answer is a value and a word at most. rsm takes commands of 64 KiB.
 const REQUEST_MAX_BYTES: u64 = 16 << 10;
@@ -46,52 +45,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A client asks all members so often.
 const ROUNDS_MAX: u32 = 200;
-
-/// The state machine: nothing in it but what the executed commands gave.
-#[derive(Default, Serialize, Deserialize)]
-pub(crate) struct Kv {
-    values: BTreeMap<String, String>,
-    hash: u64,
-}
-
-impl Kv {
-    fn execute(&mut self, words: &[&str]) -> String {
-        let found = words.get(1).and_then(|key| self.values.get(*key));
-        match words {
-            ["get", _] => found.map_or("none".into(), |value| format!("value {value}")),
-            ["cas", _, old @ .., _] if old.len() <= 1 && found.map(String::as_str) != old.first().copied() => {
-                found.map_or("none".into(), |value| format!("differs {value}"))
-            }
-            ["put", key, value] | ["cas", key, value] | ["cas", key, _, value] => {
-                self.values.insert((*key).into(), (*value).into());
-                "ok".into()
-            }
-            ["delete", key] => self.values.remove(*key).map_or("none", |_| "ok").into(),
-            _ => "error write: put KEY VALUE, get KEY, cas KEY [OLD] NEW, or delete KEY".into(),
-        }
-    }
-}
-
-impl StateMachine for Kv {
-    fn apply(&mut self, op: u64, command: &[u8]) -> Vec<u8> {
-        let bytes = op.to_le_bytes().into_iter().chain(command.iter().copied());
-        self.hash = bytes.fold(self.hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        self.execute(&String::from_utf8_lossy(command).split_whitespace().collect::<Vec<_>>()).into_bytes()
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).expect("strings and a number always encode")
-    }
-
-    fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
-        *self = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
-        Ok(())
-    }
-
-    fn hash(&self) -> u64 {
-        self.hash
-    }
-}
 
 impl Application for Kv {
     fn serving(&mut self) {}

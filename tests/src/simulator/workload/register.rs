@@ -1,14 +1,25 @@
-//! The replicated state machine of the simulator: it remembers everything that was ever executed, as one hash.
+//! A machine that remembers everything that was ever executed, as one hash; and its clients' commands.
 //!
-//! Each answer tells the op and the hash after it, so that one answer pins down the whole history before it.
+//! Each answer tells the op and the hash after it, so that one answer pins down the whole history before it. A command is
+//! a name that is never used twice, and filling.
 
 use rsm::StateMachine;
 
-/// An execution, for the checks; no part of the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Executed {
-    pub(crate) op: u64,
-    pub(crate) hash: u64,
+use super::super::machine::Executed;
+
+/// Names a client's command: client, then a number that it uses once.
+pub(crate) type CommandId = (u64, u64);
+
+/// A command's bytes: its name, then filling.
+pub(crate) fn encode_command((client, number): CommandId, length_bytes: usize) -> Vec<u8> {
+    let mut bytes = [client.to_le_bytes(), number.to_le_bytes()].concat();
+    bytes.resize(length_bytes.max(bytes.len()), client as u8);
+    bytes
+}
+
+/// A command's name.
+pub(crate) fn decode_command(bytes: &[u8]) -> Option<CommandId> {
+    Some((word(bytes, 0)?, word(bytes, 8)?))
 }
 
 /// A history hash, and where it is.
@@ -18,9 +29,6 @@ pub(crate) struct Register {
     hash: u64,
     executed: u64,
     ballast_bytes: usize,
-    fresh: Vec<Executed>,
-    /// An op that did not come after the one before; told once.
-    disorder: Option<(u64, u64)>,
 }
 
 const HEAD_BYTES: usize = 24;
@@ -28,16 +36,6 @@ const HEAD_BYTES: usize = 24;
 impl Register {
     pub(crate) fn new(ballast_bytes: usize) -> Self {
         Register { ballast_bytes, ..Register::default() }
-    }
-
-    /// What was executed since the last call; also whether an op came out of order: (last, then).
-    pub(crate) fn take_fresh(&mut self) -> (Vec<Executed>, Option<(u64, u64)>) {
-        (std::mem::take(&mut self.fresh), self.disorder.take())
-    }
-
-    /// The last op executed.
-    pub(crate) fn op(&self) -> u64 {
-        self.op
     }
 
     /// Op and hash in a snapshot or an answer.
@@ -48,13 +46,9 @@ impl Register {
 
 impl StateMachine for Register {
     fn apply(&mut self, op: u64, command: &[u8]) -> Vec<u8> {
-        if op <= self.op {
-            self.disorder.get_or_insert((self.op, op));
-        }
         self.op = op;
         self.hash = fold(fold(self.hash, &op.to_le_bytes()), command);
         self.executed += 1;
-        self.fresh.push(Executed { op, hash: self.hash });
         [op.to_le_bytes(), self.hash.to_le_bytes()].concat()
     }
 

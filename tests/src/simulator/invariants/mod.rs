@@ -1,0 +1,87 @@
+//! What must hold in every run, whatever goes wrong: a file for each, whose first line is the sentence.
+//!
+//! | sentence | source | file |
+//! |---|---|---|
+//! | A view number is decided once; its parent is the view before. | Paxos; rule S1 | `views` |
+//! | Every in-sync set is a majority. | S6 | `views` |
+//! | Promise, vote, proposal and view never go back in a store. | S2, S11 | `promises` |
+//! | An entry is committed only while a majority of the view's in-sync members hold it durably, and the barrier. | S3 | `commit` |
+//! | At most one run of one member commits in a view. | S8 | `commit` |
+//! | Committed entries never change. | Viewstamped Replication | `commit`, `history` |
+//! | Whoever begins to serve holds everything committed; so what was acknowledged is executed by every later primary. | S4 | `serving` |
+//! | A restarted primary never resumes its view. | S8 | `serving` |
+//! | Equal viewstamps, equal bytes. | S8 | `speech` |
+//! | An acknowledgement names what is durable and part of the view's log; a report names a durable log. | S2, S3, S4 | `speech` |
+//! | A member says nothing of a view other than the one it entered. | S2 | `speech` |
+//! | Executed histories are one history: every replica's hash is equal at equal op. | S9 | `history` |
+//! | An answered command is executed once, and in real-time order. | S9, linearizability | `answers` |
+//! | Each step's output is bounded. | bounds | `bounds` |
+
+mod answers;
+mod bounds;
+mod commit;
+mod history;
+mod promises;
+mod records;
+mod serving;
+mod speech;
+mod views;
+
+use std::collections::BTreeMap;
+
+use rsm::{MemberId, View};
+
+use super::counters::Counters;
+use super::ledger::Ledger;
+
+/// A sentence that did not hold, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The sentence.
+    pub rule: &'static str,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl Violation {
+    pub(crate) fn new(rule: &'static str, detail: String) -> Self {
+        Violation { rule, detail }
+    }
+}
+
+/// Whether it held.
+pub(crate) type Check = Result<(), Violation>;
+
+/// A process of a member: its number among all starts.
+pub(crate) type Run = u64;
+
+/// All that the checks remember.
+#[derive(Debug)]
+pub(crate) struct Invariants {
+    pub(crate) ledger: Ledger,
+    pub(crate) counters: Counters,
+    views: BTreeMap<u64, View>,
+    /// Who served in a view, in which run.
+    served: BTreeMap<u64, (MemberId, Run)>,
+    last_server: Option<MemberId>,
+    /// The highest op whose answer a client has.
+    answered: u64,
+}
+
+impl Invariants {
+    pub(crate) fn new(ledger: Ledger) -> Self {
+        Invariants {
+            ledger,
+            counters: Counters::default(),
+            views: BTreeMap::new(),
+            served: BTreeMap::new(),
+            last_server: None,
+            answered: 0,
+        }
+    }
+
+    /// The highest decided view that any store knows, or is about to.
+    pub(crate) fn last_view(&self) -> Option<&View> {
+        self.views.values().next_back()
+    }
+}

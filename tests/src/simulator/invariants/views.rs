@@ -1,0 +1,55 @@
+//! A view number is decided once, each view is the child of the one before, and every in-sync set is a majority.
+
+use std::collections::BTreeSet;
+
+use paxos::Decree;
+use rsm::{MemberId, Standing, View};
+
+use super::{Check, Invariants, Violation};
+use crate::simulator::trace::brief_view;
+
+impl Invariants {
+    /// A view number is decided once. Every in-sync set is a majority.
+    pub(crate) fn decided(&mut self, view: &View) -> Check {
+        if let Some(known) = self.views.get(&view.number) {
+            if known != view {
+                let detail = format!("{} and {}", brief_view(known), brief_view(view));
+                return Err(Violation::new("a view number is decided once", detail));
+            }
+            return Ok(());
+        }
+        let in_sync: BTreeSet<MemberId> = view.in_sync().map(|slot| slot.member).collect();
+        if in_sync.len() < view.majority() || !in_sync.contains(&view.primary) {
+            return Err(Violation::new("every in-sync set is a majority", brief_view(view)));
+        }
+        if let Some(parent) = view.number.checked_sub(1).and_then(|number| self.views.get(&number)) {
+            if view.parent != Decree::hash(parent) {
+                return Err(Violation::new("a view number is decided once", format!("{} has no parent", view.number)));
+            }
+            self.count_change(&parent.clone(), view);
+        } else if view.number == 1 {
+            self.counters.hit("founded");
+        }
+        self.views.insert(view.number, view.clone());
+        Ok(())
+    }
+
+    fn count_change(&mut self, parent: &View, view: &View) {
+        self.counters.hit("view changes");
+        if !self.served.contains_key(&parent.number) {
+            self.counters.hit("views decided and never served");
+        }
+        let mut promoted = 0;
+        for (old, new) in parent.slots.iter().zip(&view.slots) {
+            if old.incarnation != new.incarnation {
+                self.counters.hit("members replaced");
+            } else if (old.standing, new.standing) == (Standing::Syncing, Standing::InSync) {
+                promoted += 1;
+            }
+        }
+        self.counters.add("promotions", promoted);
+        if promoted > 0 && parent.primary != view.primary {
+            self.counters.hit("fail-overs that promote");
+        }
+    }
+}
