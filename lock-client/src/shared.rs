@@ -174,6 +174,12 @@ impl Shared {
                         news |= cell.step(self, |cache, step| cache.on_revoke(token, target, step));
                     }
                 }
+                // As a revoke: the release that it leads to is the confirmation.
+                Notice::Forced { name, token } => {
+                    if let Ok(cell) = self.table.cell(name.as_str(), &self.me) {
+                        news |= cell.step(self, |cache, step| cache.on_revoke(token, None, step));
+                    }
+                }
                 Notice::Granted { name, acquire, token, others_waiting } => {
                     if let Some(cell) = self.table.find(name.as_str()) {
                         cell.step(self, |cache, step| cache.on_granted(acquire, token, others_waiting, step));

@@ -33,4 +33,22 @@ pub enum Notice {
         /// As in [`crate::Outcome::Granted`].
         others_waiting: bool,
     },
+    /// An operator ended the tenure by force: its guards are over, and nothing more may be done in its name. It is said in every
+    /// keep-alive reply until the client confirms with a [`crate::Command::Release`] of this name and token; until then the lock
+    /// is withheld from others, at most for a lease.
+    Forced {
+        /// The lock.
+        name: LockName,
+        /// The tenure that was ended.
+        token: FencingToken,
+    },
+}
+
+impl Notice {
+    /// The lock that it is about.
+    pub fn name(&self) -> &LockName {
+        match self {
+            Notice::Revoke { name, .. } | Notice::Granted { name, .. } | Notice::Forced { name, .. } => name,
+        }
+    }
 }

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use lock_protocol::{Notice, SessionId};
 use rsm::{Application, StateMachine};
 use tokio::sync::watch;
 
 use crate::clock::RawTime;
-use crate::machine::{Effect, Machine, Revoke};
+use crate::machine::Machine;
+use crate::primary::{News, RetryerEvent, RevokerEvent, news};
 
 /// Events that wait for the revoker or the retryer; one carries the effects of one round of the replica thread.
 const EVENTS_MAX: usize = 16 << 10;
@@ -56,49 +56,18 @@ pub(crate) struct Outlets {
     pub(crate) retryer: Outlet<RetryerEvent>,
 }
 
-/// What the revoker acts on.
-#[derive(Debug)]
-pub(crate) enum RevokerEvent {
-    /// This member begins to serve: all revokes are to be derived.
-    Serving,
-    /// It serves no longer: nothing is to be revoked.
-    Stopped,
-    /// New revokes, each with whether the grant itself told of it.
-    Revokes(Vec<(Revoke, bool)>),
-    /// A callback connection appeared.
-    Connected(SessionId),
-    /// A call to this client ended.
-    Answered(SessionId),
-    /// Look at the flags.
-    Wake,
-}
-
-/// What the retryer acts on.
-#[derive(Debug)]
-pub(crate) enum RetryerEvent {
-    /// This member serves no longer: whoever was granted something asks the next primary.
-    Stopped,
-    /// Queued acquires were granted.
-    Granted(Vec<(SessionId, Notice)>),
-    /// A callback connection appeared.
-    Connected(SessionId),
-    /// A call to this client ended.
-    Answered(SessionId),
-    /// Look at the flags.
-    Wake,
-}
-
 /// A bounded queue towards a thread that no sender ever waits for.
 #[derive(Debug)]
 pub(crate) struct Outlet<E> {
-    events: Sender<E>,
+    /// None wakes the thread.
+    events: Sender<Option<E>>,
     flags: Arc<Flags>,
 }
 
 /// The thread's end of it.
 #[derive(Debug)]
 pub(crate) struct Inlet<E> {
-    pub(crate) events: Receiver<E>,
+    events: Receiver<Option<E>>,
     flags: Arc<Flags>,
 }
 
@@ -124,24 +93,31 @@ impl<E> Clone for Outlet<E> {
 impl<E> Outlet<E> {
     /// Passes the event on; where there is no room it is lost, and the thread will know.
     pub(crate) fn give(&self, event: E) {
-        if self.events.try_send(event).is_err() {
+        if self.events.try_send(Some(event)).is_err() {
             self.flags.lost.store(true, Ordering::Release);
         }
     }
 
     /// Passes on what may be lost without notice: a full queue needs no waking.
     pub(crate) fn nudge(&self, event: E) {
-        drop(self.events.try_send(event));
+        drop(self.events.try_send(Some(event)));
     }
 
     /// Tells the thread to end.
-    pub(crate) fn end(&self, wake: E) {
+    pub(crate) fn end(&self) {
         self.flags.ending.store(true, Ordering::Release);
-        self.nudge(wake);
+        drop(self.events.try_send(None));
     }
 }
 
 impl<E> Inlet<E> {
+    /// Waits so long for an event, and takes it with those behind it, at most `limit`.
+    pub(crate) fn take(&self, wait: Duration, limit: usize) -> Vec<E> {
+        let Ok(first) = self.events.recv_timeout(wait) else { return Vec::new() };
+        let rest = self.events.try_iter().take(limit.saturating_sub(1));
+        std::iter::once(first).chain(rest).flatten().collect()
+    }
+
     /// Whether events were lost since the last call.
     pub(crate) fn has_lost(&self) -> bool {
         self.flags.lost.swap(false, Ordering::AcqRel)
@@ -212,17 +188,7 @@ impl Application for LockApplication {
     }
 
     fn executed(&mut self) {
-        let (mut revokes, mut grants) = (Vec::new(), Vec::new());
-        for effect in self.machine.take_effects() {
-            match effect {
-                Effect::Revoke { revoke, told_by_grant } => revokes.push((revoke, told_by_grant)),
-                Effect::Granted { session, name, acquire, token, others_waiting } => {
-                    grants.push((session, Notice::Granted { name, acquire, token, others_waiting }));
-                }
-                // Before it repeats a revoke, the revoker asks the machine whether it still stands.
-                Effect::RevokeMoot { .. } => {}
-            }
-        }
+        let News { revokes, grants } = news(self.machine.take_effects());
         if !grants.is_empty() {
             self.outlets.retryer.give(RetryerEvent::Granted(grants));
         }

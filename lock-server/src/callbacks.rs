@@ -1,12 +1,10 @@
 //! The clients' callback connections: on them the client serves, and this side calls.
 //!
 //! Why it is right: nothing here decides anything, and nothing waits for a client. A call has a timeout of its own; who made it
-//! looks at its [`Flight`] later. Whoever calls keeps at most one call per client under way, so a client that does not answer costs
+//! is told of its end. Whoever calls keeps at most one call per client under way, so a client that does not answer costs
 //! one pending call and no thread.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use lock_protocol::{LockCallbackClient, Notice, SessionId};
@@ -14,8 +12,8 @@ use parking_lot::Mutex;
 use tarpc::context::Context;
 use tokio::runtime::Handle;
 
-/// A call to a client takes at most so long. Taking a notice in is quick; acting on it is no part of the call.
-pub(crate) const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::primary::CALL_TIMEOUT;
+
 /// tarpc's own deadline, which is not to be met: it is logged as an error.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -30,21 +28,6 @@ pub(crate) struct Callbacks {
 struct Connections {
     of: BTreeMap<SessionId, (u64, LockCallbackClient)>,
     last: u64,
-}
-
-/// A call under way, or its end.
-#[derive(Clone, Debug)]
-pub(crate) struct Flight(Arc<AtomicU8>);
-
-/// How a call stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// Not answered yet.
-    UnderWay,
-    /// The client has taken the notices in.
-    Acknowledged,
-    /// It did not answer in time, or the connection broke.
-    Failed,
 }
 
 impl Callbacks {
@@ -74,34 +57,21 @@ impl Callbacks {
         self.connections.lock().of.clear();
     }
 
-    /// Calls the client; `ended` is called at the end of the call. None where the session has no connection.
+    /// Calls the client; `ended` is told at the end of the call whether the client has taken the notices in. False where the
+    /// session has no connection: then nothing happens.
     pub(crate) fn notify(
         &self,
         session: SessionId,
         notices: Vec<Notice>,
-        ended: impl FnOnce() + Send + 'static,
-    ) -> Option<Flight> {
-        let client = self.connections.lock().of.get(&session).map(|(_, client)| client.clone())?;
-        let flight = Flight(Arc::new(AtomicU8::new(0)));
-        let landing = flight.clone();
+        ended: impl FnOnce(bool) + Send + 'static,
+    ) -> bool {
+        let client = self.connections.lock().of.get(&session).map(|(_, client)| client.clone());
+        let Some(client) = client else { return false };
         drop(self.runtime.spawn(async move {
-            let call = tokio::time::timeout(NOTIFY_TIMEOUT, client.notify(context(), notices));
-            let acknowledged = matches!(call.await, Ok(Ok(())));
-            landing.0.store(if acknowledged { 1 } else { 2 }, Ordering::Release);
-            ended();
+            let call = tokio::time::timeout(CALL_TIMEOUT, client.notify(context(), notices));
+            ended(matches!(call.await, Ok(Ok(()))));
         }));
-        Some(flight)
-    }
-}
-
-impl Flight {
-    /// How the call stands.
-    pub(crate) fn progress(&self) -> Progress {
-        match self.0.load(Ordering::Acquire) {
-            0 => Progress::UnderWay,
-            1 => Progress::Acknowledged,
-            _ => Progress::Failed,
-        }
+        true
     }
 }
 

@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// A reading, ns since an arbitrary start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct RawTime(u64);
+pub struct RawTime(u64);
 
 impl RawTime {
     pub(crate) fn now() -> Self {
@@ -18,8 +18,13 @@ impl RawTime {
         RawTime(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0)))
     }
 
+    /// A reading of another clock, ns since its arbitrary start.
+    pub const fn from_ns(ns: u64) -> Self {
+        RawTime(ns)
+    }
+
     /// What passed since an earlier reading; nothing where that is later.
-    pub(crate) fn since(self, earlier: RawTime) -> Duration {
+    pub fn since(self, earlier: RawTime) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }

@@ -16,6 +16,7 @@
 //! nothing: it submits ops, waits and translates. The **ticker** moves service time and renews leases. The **revoker** tells holders
 //! that somebody waits for their lock, and repeats it until an op makes that moot; the **retryer** tells waiters that they were
 //! granted. Neither owns a truth: a new primary derives all revokes from the state, and a client asks again for what it waits for.
+//! What they decide is in [`primary`], as cores without clock or thread; the tasks and threads here drive them.
 //!
 //! Each part says in its module why it is right.
 //!
@@ -29,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 pub mod machine;
+pub mod primary;
 
 mod application;
 mod callbacks;

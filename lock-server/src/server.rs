@@ -14,12 +14,13 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
 use wire::{Endpoint, Listener};
 
-use crate::application::{LockApplication, Outlet, Outlets, Pulse, RetryerEvent, RevokerEvent, outlet};
+use crate::application::{LockApplication, Outlet, Outlets, Pulse, outlet};
 use crate::callbacks::Callbacks;
 use crate::edge::{Edge, QUERIES_MAX, accept_all, clients_max};
-use crate::retryer::Retryer;
-use crate::revoker::Revoker;
-use crate::tick::{KeepAlives, Ticker, sweep};
+use crate::primary::{RetryerEvent, RevokerEvent};
+use crate::retryer::RetryerThread;
+use crate::revoker::RevokerThread;
+use crate::tick::{KeepAlives, TickerTask, sweep};
 
 /// What a member is started with.
 #[derive(Clone, Debug)]
@@ -90,10 +91,16 @@ impl Server {
         let callbacks = Arc::new(Callbacks::new(runtime.clone()));
         let keep_alives = Arc::new(KeepAlives::default());
 
-        let revoker_thread =
-            Revoker::new(handle.clone(), runtime, Arc::clone(&callbacks), revoker_inlet, revoker.clone());
+        let revoker_thread = RevokerThread {
+            handle: handle.clone(),
+            runtime,
+            callbacks: Arc::clone(&callbacks),
+            inlet: revoker_inlet,
+            outlet: revoker.clone(),
+        };
         spawn("revoker", move || revoker_thread.run())?;
-        let retryer_thread = Retryer::new(Arc::clone(&callbacks), retryer_inlet, retryer.clone());
+        let retryer_thread =
+            RetryerThread { callbacks: Arc::clone(&callbacks), inlet: retryer_inlet, outlet: retryer.clone() };
         spawn("retryer", move || retryer_thread.run())?;
 
         let edge = Edge {
@@ -109,7 +116,7 @@ impl Server {
             clients_max: clients_max(getrlimit(Resource::Nofile).current),
         };
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(Ticker { handle: handle.clone(), pulse: pulse.clone(), keep_alives }.run());
+        tasks.spawn(TickerTask { handle: handle.clone(), pulse: pulse.clone(), keep_alives }.run());
         tasks.spawn(sweep(handle.clone(), pulse));
         tasks.spawn(accept_all(listener, Arc::new(edge)));
         tracing::info!(member = handle.member().0, %listen, durability = handle.durability(), "listening");
@@ -144,8 +151,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // Not waited for: the revoker may be asking the replica thread, which ends only with the node, a field of this.
-        self.revoker.end(RevokerEvent::Wake);
-        self.retryer.end(RetryerEvent::Wake);
+        self.revoker.end();
+        self.retryer.end();
     }
 }
 

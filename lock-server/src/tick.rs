@@ -1,20 +1,14 @@
-//! The ticks that move service time and renew leases, and the sweeps behind dead sessions.
+//! The ticker's task: brings keep-alives, time and the replica's answers to [`primary::Ticker`](crate::primary::Ticker), and submits its
+//! ops. Beside it, the task that sweeps.
 //!
-//! Why it is right, rule by rule (each has its counter-example in the tests of `machine`):
-//!
-//! - A tick takes the keep-alives that have arrived, *then* reads the clock. Read before, a pause between the two would let the
-//!   elapsed time miss what the client has counted, and its lease would end on the server first.
-//! - A keep-alive is answered only by a tick that was closed after it arrived, so its lease counts from a time after it was sent.
-//! - A tick is an event of the runtime that reads the clients' connections, queued behind what they brought. A member whose
-//!   runtime stood still does not expire sessions whose keep-alives lie unread.
-//! - One tick is uncommitted at a time, and counts from the clock reading of the one before, whether or not that was executed. So an
-//!   outage, or a tick whose fate is unknown, makes service time slower and never faster than real time.
-//! - A new primary counts from its barrier, whatever it measured before.
+//! A tick is an event of the runtime that reads the clients' connections, queued behind what they brought. So a member whose runtime
+//! stood still does not expire sessions whose keep-alives lie unread.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lock_protocol::{KeepAlive, LEASE_MIN, NOTICES_MAX, Notice, Refusal, Renewed, tick_interval};
+use lock_protocol::{KeepAlive, Refusal, Renewed};
 use parking_lot::Mutex;
 use rsm::Handle;
 use tokio::sync::{Notify, oneshot, watch};
@@ -22,32 +16,23 @@ use tokio::time::Instant;
 
 use crate::application::{LockApplication, Pulse, Serving};
 use crate::clock::RawTime;
-use crate::edge::refusal_of;
-use crate::machine::{Op, Reply};
+use crate::machine::Op;
+use crate::primary::{Renewals, SWEEP_PAUSE, Ticker, answers, notices_of};
 
-/// Keep-alives in one tick op. Each takes 20 bytes at most, so an op stays below [`rsm::limits::COMMAND_MAX_BYTES`]; more go into
-/// further ops that add no time.
-const KEEP_ALIVES_PER_OP: usize = 3_000;
-const _: () = assert!(KEEP_ALIVES_PER_OP * 20 + 100 < rsm::limits::COMMAND_MAX_BYTES);
 /// Turns of the runtime before a tick is closed, at least and at most: the connections are read, the requests' handlers run, and
 /// again while they bring more.
 const TURNS: std::ops::RangeInclusive<u32> = 3..=16;
-/// Before a sweep that was refused is tried again.
-const SWEEP_PAUSE: Duration = Duration::from_millis(20);
 
-/// Keep-alives that wait for the next tick. Bounded by the calls under way on all connections.
+/// Who waits for the answer to a keep-alive.
+type Sender = oneshot::Sender<Result<Renewed, Refusal>>;
+
+/// Keep-alives that wait for the next tick, and what the handlers of requests tell the ticker's task.
 #[derive(Debug, Default)]
 pub(crate) struct KeepAlives {
-    waiting: Mutex<Vec<Waiting>>,
+    core: Mutex<Ticker<Sender>>,
     arrived: Notify,
     /// Requests of any kind whose handlers have begun.
     heard: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    keep_alive: KeepAlive,
-    reply: oneshot::Sender<Result<Renewed, Refusal>>,
 }
 
 impl KeepAlives {
@@ -59,104 +44,58 @@ impl KeepAlives {
     /// Queues one for the next tick.
     pub(crate) fn take(&self, keep_alive: KeepAlive) -> oneshot::Receiver<Result<Renewed, Refusal>> {
         let (reply, answer) = oneshot::channel();
-        self.waiting.lock().push(Waiting { keep_alive, reply });
+        self.core.lock().take_in(keep_alive, reply);
         self.arrived.notify_one();
         answer
-    }
-
-    fn count(&self) -> usize {
-        self.waiting.lock().len()
-    }
-
-    fn take_all(&self) -> Vec<Waiting> {
-        std::mem::take(&mut *self.waiting.lock())
-    }
-
-    /// Before those that arrived since: they belong into the next tick.
-    fn put_back(&self, mut kept: Vec<Waiting>) {
-        let mut waiting = self.waiting.lock();
-        kept.append(&mut waiting);
-        *waiting = kept;
     }
 }
 
 /// Submits ticks while this member serves.
-pub(crate) struct Ticker {
+pub(crate) struct TickerTask {
     pub(crate) handle: Handle,
     pub(crate) pulse: watch::Receiver<Pulse>,
-    pub(crate) keep_alives: std::sync::Arc<KeepAlives>,
+    pub(crate) keep_alives: Arc<KeepAlives>,
 }
 
-impl Ticker {
+impl TickerTask {
     /// Runs until the member ends.
     pub(crate) async fn run(mut self) {
-        loop {
-            let serving = self.pulse.borrow_and_update().serving;
-            let changed = match serving {
-                Some(serving) => {
-                    self.serve(serving).await;
-                    Ok(())
-                }
-                None => tokio::select! {
-                    changed = self.pulse.changed() => changed,
-                    () = self.keep_alives.arrived.notified() => Ok(()),
-                },
-            };
-            if changed.is_err() || self.pulse.has_changed().is_err() {
-                return;
-            }
-            // Whoever came before the next time of serving began looks for the primary elsewhere.
-            if self.pulse.borrow().serving.is_none() {
-                let refusal = not_serving(&self.handle);
-                refuse(self.keep_alives.take_all(), &refusal);
-            }
-        }
-    }
-
-    /// Ticks until this time of serving is over.
-    async fn serve(&mut self, serving: Serving) {
-        let mut last = serving.since;
-        let mut next = Instant::now();
+        let start = Instant::now();
+        let mut term = None;
         loop {
             let pulse = *self.pulse.borrow_and_update();
-            if pulse.serving != Some(serving) {
-                return;
+            if pulse.serving != term {
+                term = pulse.serving;
+                self.turn(start.elapsed(), term);
+            } else if term.is_none() {
+                self.turn(start.elapsed(), None);
             }
-            if pulse.shortest_lease.is_none() && self.keep_alives.count() == 0 {
-                tokio::select! {
-                    changed = self.pulse.changed() => if changed.is_err() { return },
-                    () = self.keep_alives.arrived.notified() => {}
-                }
-                // Without sessions time stands still; it goes on from here.
-                last = RawTime::now();
-                next = Instant::now();
-                continue;
+            let due = self.keep_alives.core.lock().due(start.elapsed(), pulse.shortest_lease, RawTime::now);
+            let is_due = tokio::select! {
+                () = sleep_until(start, due) => true,
+                changed = self.pulse.changed() => match changed {
+                    Ok(()) => false,
+                    Err(_) => return,
+                },
+                () = self.keep_alives.arrived.notified(), if due.is_none() => false,
+            };
+            if is_due {
+                self.read_what_came().await;
+                self.tick().await;
             }
-            next = (next + tick_interval(pulse.shortest_lease.unwrap_or(LEASE_MIN))).max(Instant::now());
-            if !self.sleep_until(next, serving).await {
-                return;
-            }
-            self.read_what_came().await;
-            let taken = self.keep_alives.take_all();
-            let now = RawTime::now();
-            let elapsed = now.since(last);
-            last = now;
-            self.tick(elapsed, taken).await;
         }
     }
 
-    /// False if this time of serving is over. Where a session with a shorter lease appears meanwhile, the tick comes sooner.
-    async fn sleep_until(&mut self, mut at: Instant, serving: Serving) -> bool {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep_until(at) => return true,
-                changed = self.pulse.changed() => {
-                    let pulse = *self.pulse.borrow_and_update();
-                    if changed.is_err() || pulse.serving != Some(serving) {
-                        return false;
-                    }
-                    at = at.min(Instant::now() + tick_interval(pulse.shortest_lease.unwrap_or(LEASE_MIN)));
-                }
+    /// A time of serving begins, or there is none: whoever came before looks for the primary elsewhere.
+    fn turn(&self, now: Duration, serving: Option<Serving>) {
+        let mut core = self.keep_alives.core.lock();
+        match serving {
+            Some(serving) => core.begin(now, serving.since),
+            None => {
+                let refused = core.end();
+                drop(core);
+                let refusal = not_serving(&self.handle);
+                answer(refused.into_iter().map(|who| (who, Err(refusal.clone()))));
             }
         }
     }
@@ -174,60 +113,33 @@ impl Ticker {
         }
     }
 
-    /// Submits the tick and answers its keep-alives.
-    async fn tick(&self, elapsed: Duration, mut taken: Vec<Waiting>) {
-        let mut elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        loop {
-            let rest = taken.split_off(taken.len().min(KEEP_ALIVES_PER_OP));
-            let keep_alives = taken.iter().map(|waiting| (waiting.keep_alive.session, waiting.keep_alive.floor));
-            let op = Op::Tick { elapsed_us, keep_alives: keep_alives.collect() };
+    /// Closes a tick, submits its ops one after the other, and answers its keep-alives.
+    async fn tick(&self) {
+        let core = || self.keep_alives.core.lock();
+        let mut next = core().close(RawTime::now);
+        while let Some(op) = next {
             match self.handle.submit(op.encode(), true).await {
-                Ok(reply) => self.renewed(taken, &reply).await,
-                Err(rsm::Rejection::Busy) => {
-                    // Never refused as busy: the next tick takes them.
-                    taken.extend(rest);
-                    return self.keep_alives.put_back(taken);
+                Ok(reply) => {
+                    let (renewals, op) = core().executed(&reply);
+                    next = op;
+                    self.renewed(renewals).await;
                 }
                 Err(rejection) => {
-                    taken.extend(rest);
-                    return refuse(taken, &refusal_of(rejection));
+                    let refused = core().rejected(rejection);
+                    return answer(refused.into_iter().map(|(who, refusal)| (who, Err(refusal))));
                 }
             }
-            if rest.is_empty() {
-                return;
-            }
-            elapsed_us = 0;
-            taken = rest;
         }
     }
 
     /// Answers the keep-alives of an executed tick, each with what is wanted of its session.
-    async fn renewed(&self, taken: Vec<Waiting>, reply: &[u8]) {
-        let gone = match Reply::decode(reply) {
-            Ok(Reply::Ticked { gone, .. }) => gone.into_iter().collect::<std::collections::BTreeSet<_>>(),
-            other => {
-                tracing::error!(?other, "a tick has an answer of another op: this is a bug");
-                return refuse(taken, &Refusal::Unknown);
-            }
-        };
-        if taken.is_empty() {
+    async fn renewed(&self, renewals: Renewals<Sender>) {
+        let sessions = renewals.sessions();
+        if sessions.is_empty() {
             return;
         }
-        let sessions: Vec<_> = taken.iter().map(|waiting| waiting.keep_alive.session).collect();
-        let look = move |application: &mut LockApplication| -> Vec<(Vec<Notice>, bool)> {
-            let machine = application.machine();
-            sessions.into_iter().map(|session| machine.revokes_of(session, NOTICES_MAX)).collect()
-        };
-        // Without an answer the client is told that there is more: it then makes sure of its callback connection.
-        let mut notices = self.handle.visit(look).await.unwrap_or_default().into_iter();
-        for Waiting { keep_alive, reply } in taken {
-            let (notices, more) = notices.next().unwrap_or((Vec::new(), true));
-            let answer = match gone.contains(&keep_alive.session) {
-                true => Err(Refusal::SessionGone),
-                false => Ok(Renewed { stamp: keep_alive.stamp, notices, more }),
-            };
-            drop(reply.send(answer));
-        }
+        let look = move |application: &mut LockApplication| notices_of(application.machine(), &sessions);
+        answer(renewals.answers(self.handle.visit(look).await));
     }
 }
 
@@ -240,18 +152,20 @@ pub(crate) async fn sweep(handle: Handle, mut pulse: watch::Receiver<Pulse>) {
     }
 }
 
-/// What a keep-alive is answered by a member that does not serve.
+/// What a client is answered by a member that does not serve.
 pub(crate) fn not_serving(handle: &Handle) -> Refusal {
-    let status = handle.status();
-    let primary = status.view.as_ref().and_then(|view| view.slots.iter().find(|slot| slot.member == view.primary));
-    match primary {
-        Some(slot) if slot.member != handle.member() => Refusal::NotPrimary { hint: Some(slot.address.clone()) },
-        _ => Refusal::ViewChanging,
+    answers::not_serving(handle.member(), handle.status().view.as_ref())
+}
+
+async fn sleep_until(start: Instant, due: Option<Duration>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(start + due).await,
+        None => std::future::pending().await,
     }
 }
 
-fn refuse(waiting: Vec<Waiting>, refusal: &Refusal) {
-    for Waiting { reply, .. } in waiting {
-        drop(reply.send(Err(refusal.clone())));
+fn answer(answers: impl IntoIterator<Item = (Sender, Result<Renewed, Refusal>)>) {
+    for (who, answer) in answers {
+        drop(who.send(answer));
     }
 }

@@ -56,7 +56,7 @@ fn a_dead_sessions_lock_is_free_after_its_lease_and_not_before() {
             let heard = Arc::clone(&waiter.heard);
             let granted = heard.wait_for(|notice| match notice {
                 Notice::Granted { token, .. } => Some(*token),
-                Notice::Revoke { .. } => None,
+                _ => None,
             });
             let mut alive = async || loop {
                 waiter.keep_alive().await.expect("alive");

@@ -12,17 +12,16 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use lock_protocol::{LockCallbackClient, LockService, Refusal, SessionId};
-use rsm::{Handle, PeerError, Rejection};
+use rsm::{Handle, PeerError};
 use tarpc::server::{BaseChannel, Channel};
 use tokio::sync::{Semaphore, watch};
 use wire::{Connection, Hello, HelloError, Listener, Role, Welcome};
 
-use crate::application::{LockApplication, Outlet, Pulse, RetryerEvent, RevokerEvent};
+use crate::application::{LockApplication, Outlet, Pulse};
 use crate::callbacks::Callbacks;
 use crate::edge::service::Service;
+use crate::primary::{RetryerEvent, RevokerEvent};
 use crate::tick::{KeepAlives, not_serving};
-
-pub(crate) use service::refusal_of;
 
 /// Clients' connections, requests and callbacks together. A client has two.
 const CLIENT_CONNECTIONS_MAX: usize = 10_000;
@@ -192,11 +191,6 @@ impl Edge {
     fn refusal_now(&self) -> Option<Refusal> {
         self.pulse.borrow().serving.is_none().then(|| not_serving(&self.handle))
     }
-}
-
-/// Whether a command that was rejected so was certainly not executed.
-fn was_not_executed(rejection: &Rejection) -> bool {
-    !matches!(rejection, Rejection::Unknown)
 }
 
 #[cfg(test)]

@@ -346,7 +346,7 @@ impl Client {
         self.heard
             .wait_for(|notice| match notice {
                 Notice::Revoke { name, token, .. } => (name.as_str() == lock && *token == tenure).then_some(()),
-                Notice::Granted { .. } => None,
+                _ => None,
             })
             .await;
     }
