@@ -35,47 +35,73 @@ use std::collections::VecDeque;
 
 use lock_protocol::{Command, FencingToken, LockName, Mode, Outcome, RequestNumber, Requeued};
 
+use crate::mutant::{self, Mutant};
 use crate::outbox::Outbox;
 
 /// The most local users that a lock serves once others wait for it: amortises the hand-over, and bounds the wait.
-pub(crate) const YIELD_STARTS_MAX: u32 = 16;
+pub const YIELD_STARTS_MAX: u32 = 16;
 /// For how long it starts them, ns.
-pub(crate) const YIELD_STARTS_NS: u64 = 5_000_000;
+pub const YIELD_STARTS_NS: u64 = 5_000_000;
 
 /// A local waiter, counted within the lock in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct WaiterId(u64);
+pub struct WaiterId(u64);
 
 /// What a served user has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Grant {
-    pub(crate) token: FencingToken,
+pub struct Grant {
+    /// Of the session's tenure.
+    pub token: FencingToken,
     /// As the user asked; the session's tenure may be more.
-    pub(crate) mode: Mode,
+    pub mode: Mode,
     /// In which the guard lives; see [`CachedLock::suspend`].
-    pub(crate) epoch: u64,
+    pub epoch: u64,
 }
 
 /// What the shell has to do, in this order. Requests go into the [`Outbox`] directly.
 #[derive(Debug)]
-pub(crate) enum Effect<W> {
+pub enum Effect<W> {
     /// Tell the waiter that it has the lock.
-    Serve { waiter: W, grant: Grant },
+    Serve {
+        /// Whom.
+        waiter: W,
+        /// What it has.
+        grant: Grant,
+    },
     /// Tell the waiter that the server refuses.
-    Refuse { waiter: W, limit: String },
+    Refuse {
+        /// Whom.
+        waiter: W,
+        /// Which limit is reached, for a person.
+        limit: String,
+    },
+    /// Tell the waiter that the session has ended, or is being closed.
+    End {
+        /// Whom.
+        waiter: W,
+    },
     /// Run the owner's hook, then call [`CachedLock::on_flushed`].
-    Flush { from: Mode, to: Option<Mode>, token: FencingToken },
+    Flush {
+        /// As the session holds it.
+        from: Mode,
+        /// What it keeps: nothing, or shared.
+        to: Option<Mode>,
+        /// Of the tenure.
+        token: FencingToken,
+    },
 }
 
 /// What an event may read and write apart from the lock itself.
 #[derive(Debug)]
-pub(crate) struct Step<'a, W> {
+pub struct Step<'a, W> {
     /// Boot time, ns.
-    pub(crate) now_ns: u64,
+    pub now_ns: u64,
     /// Whether the lease is in force: without it nobody is served and nothing is flushed.
-    pub(crate) live: bool,
-    pub(crate) outbox: &'a mut Outbox,
-    pub(crate) effects: &'a mut Vec<Effect<W>>,
+    pub live: bool,
+    /// Takes the requests.
+    pub outbox: &'a mut Outbox,
+    /// Takes the effects.
+    pub effects: &'a mut Vec<Effect<W>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +145,7 @@ struct LocalWaiter<W> {
 
 /// A lock in the client's cache; `W` is what the shell knows a waiter by.
 #[derive(Debug)]
-pub(crate) struct CachedLock<W> {
+pub struct CachedLock<W> {
     name: LockName,
     state: State,
     users: u32,
@@ -134,7 +160,8 @@ pub(crate) struct CachedLock<W> {
 }
 
 impl<W> CachedLock<W> {
-    pub(crate) fn new(name: LockName, epoch: u64) -> Self {
+    /// A lock of which nothing is known, in the client's present epoch.
+    pub fn new(name: LockName, epoch: u64) -> Self {
         CachedLock {
             name,
             state: State::Unknown,
@@ -150,7 +177,7 @@ impl<W> CachedLock<W> {
 
     /// The fast path: starts a user of a free, cached lock; none where anything else would have to happen first.
     #[inline]
-    pub(crate) fn start_cached(&mut self, mode: Mode, epoch: u64, now_ns: u64) -> Option<FencingToken> {
+    pub fn start_cached(&mut self, mode: Mode, epoch: u64, now_ns: u64) -> Option<FencingToken> {
         let State::Held { tenure, yielding: None } = &mut self.state else { return None };
         let free = self.users == 0 || (mode == Mode::Shared && !self.exclusive);
         if !free || !self.waiters.is_empty() || epoch != self.epoch || !tenure.mode.covers(mode) {
@@ -165,7 +192,7 @@ impl<W> CachedLock<W> {
 
     /// The fast path of a guard's end: true where nothing else is to be done.
     #[inline]
-    pub(crate) fn end_cached(&mut self, epoch: u64) -> bool {
+    pub fn end_cached(&mut self, epoch: u64) -> bool {
         if epoch == self.epoch {
             self.users -= 1;
             self.exclusive = false;
@@ -174,7 +201,7 @@ impl<W> CachedLock<W> {
     }
 
     /// A local user wants the lock and is served by an [`Effect`], now or later.
-    pub(crate) fn wait(&mut self, mode: Mode, waiter: W, step: &mut Step<'_, W>) -> WaiterId {
+    pub fn wait(&mut self, mode: Mode, waiter: W, step: &mut Step<'_, W>) -> WaiterId {
         let id = WaiterId(self.next_waiter);
         self.next_waiter += 1;
         self.waiters.push_back(LocalWaiter { id, mode, waiter });
@@ -183,7 +210,7 @@ impl<W> CachedLock<W> {
     }
 
     /// The local user does not want it any longer; false where it was served or refused meanwhile.
-    pub(crate) fn leave(&mut self, id: WaiterId, step: &mut Step<'_, W>) -> bool {
+    pub fn leave(&mut self, id: WaiterId, step: &mut Step<'_, W>) -> bool {
         let Some(at) = self.waiters.iter().position(|waiter| waiter.id == id) else { return false };
         self.waiters.remove(at);
         self.settle(step);
@@ -191,10 +218,11 @@ impl<W> CachedLock<W> {
     }
 
     /// After [`CachedLock::end_cached`] said that there is more to do.
-    pub(crate) fn settle(&mut self, step: &mut Step<'_, W>) {
+    pub fn settle(&mut self, step: &mut Step<'_, W>) {
         self.serve(step);
         match &self.state {
             State::Unknown => self.ask(step),
+            State::Releasing { .. } if mutant::is(Mutant::AcquireDuringRelease) => self.ask(step),
             State::Asking { number, queued, .. } if self.waiters.is_empty() => {
                 let (acquire, queued) = (*number, *queued);
                 let cancel = step.outbox.send(Command::Cancel { name: self.name.clone(), acquire });
@@ -233,7 +261,9 @@ impl<W> CachedLock<W> {
             if !free || !tenure.mode.covers(front.mode) {
                 return;
             }
-            if let Some(yielding) = yielding {
+            if let Some(yielding) = yielding
+                && !mutant::is(Mutant::AdmitsForEver)
+            {
                 let in_time = yielding.starts_left > 0 && step.now_ns < yielding.starts_until_ns;
                 if front.id > yielding.last_waiter || !(in_time || yielding.owes_first) {
                     return;
@@ -253,7 +283,7 @@ impl<W> CachedLock<W> {
 
     fn flush(&mut self, tenure: Tenure, to: Option<Mode>, step: &mut Step<'_, W>) {
         self.state = State::Flushing { tenure, to, revoked: to.is_none() };
-        if tenure.used {
+        if tenure.used && !mutant::is(Mutant::ReleasesUnflushed) {
             step.effects.push(Effect::Flush { from: tenure.mode, to, token: tenure.token });
         } else {
             self.on_flushed(tenure.token, step);
@@ -261,7 +291,7 @@ impl<W> CachedLock<W> {
     }
 
     /// The hook is done: what the tenure protects is safe, the lock can be given up.
-    pub(crate) fn on_flushed(&mut self, token: FencingToken, step: &mut Step<'_, W>) {
+    pub fn on_flushed(&mut self, token: FencingToken, step: &mut Step<'_, W>) {
         let State::Flushing { tenure, to, revoked } = self.state else { return };
         if tenure.token != token {
             return;
@@ -281,8 +311,9 @@ impl<W> CachedLock<W> {
     }
 
     /// The server wants a tenure back. True where that was news (the caller then knows which way it came).
-    pub(crate) fn on_revoke(&mut self, token: FencingToken, target: Option<Mode>, step: &mut Step<'_, W>) -> bool {
+    pub fn on_revoke(&mut self, token: FencingToken, target: Option<Mode>, step: &mut Step<'_, W>) -> bool {
         let fresh = self.yielding(target, step.now_ns, false);
+        let token = self.revoked_token(token);
         let news = match &mut self.state {
             State::Held { tenure, yielding } if tenure.token == token => {
                 if target.is_some_and(|target| target.covers(tenure.mode)) {
@@ -315,7 +346,7 @@ impl<W> CachedLock<W> {
                 self.remember(token, target)
             }
             State::Releasing { token: released, .. } if *released < token => self.remember(token, target),
-            State::Unknown => {
+            State::Unknown if !mutant::is(Mutant::IgnoresUnknownTenure) => {
                 self.release(token, None, step);
                 true
             }
@@ -323,6 +354,14 @@ impl<W> CachedLock<W> {
         };
         self.settle(step);
         news
+    }
+
+    /// As the revoke says.
+    fn revoked_token(&self, said: FencingToken) -> FencingToken {
+        match &self.state {
+            State::Held { tenure, .. } if mutant::is(Mutant::RevokeAnyToken) => tenure.token,
+            _ => said,
+        }
     }
 
     fn remember(&mut self, token: FencingToken, target: Option<Mode>) -> bool {
@@ -359,7 +398,7 @@ impl<W> CachedLock<W> {
     }
 
     /// The server says on its own account that a queued acquire (or requeue) was granted.
-    pub(crate) fn on_granted(
+    pub fn on_granted(
         &mut self,
         acquire: RequestNumber,
         token: FencingToken,
@@ -372,14 +411,24 @@ impl<W> CachedLock<W> {
             State::Releasing { number, requeue: Some(mode), .. } if number == acquire => {
                 self.granted(token, mode, others_waiting, step);
             }
+            State::Cancelling { .. } if mutant::is(Mutant::KeepsCancelledGrant) => {
+                self.granted(token, Mode::Shared, others_waiting, step);
+            }
             _ => {}
         }
     }
 
     /// The answer to a request, or to a queued acquire that was asked for again.
-    pub(crate) fn on_outcome(&mut self, answered: RequestNumber, outcome: Outcome, step: &mut Step<'_, W>) {
+    pub fn on_outcome(&mut self, answered: RequestNumber, outcome: Outcome, step: &mut Step<'_, W>) {
         match self.state.clone() {
             State::Asking { number, mode, .. } if number == answered => self.on_acquire(number, mode, outcome, step),
+            State::Cancelling { acquire, .. }
+                if acquire == Some(answered)
+                    && matches!(outcome, Outcome::Granted { .. })
+                    && mutant::is(Mutant::KeepsCancelledGrant) =>
+            {
+                self.on_acquire(answered, Mode::Shared, outcome, step);
+            }
             State::Cancelling { acquire, cancel } => {
                 let acquire = acquire.filter(|number| *number != answered);
                 let cancel = cancel.filter(|number| *number != answered);
@@ -416,6 +465,9 @@ impl<W> CachedLock<W> {
                 }
             }
             // The server knows a tenure that we do not: an orphan. It is not used, but exchanged for one that both know.
+            Outcome::AlreadyHeld { token, mode } if mutant::is(Mutant::AcquireDuringRelease) => {
+                self.granted(token, mode, false, step);
+            }
             Outcome::AlreadyHeld { token, .. } => {
                 self.release(token, self.waiters.front().map(|waiter| waiter.mode), step);
             }
@@ -463,7 +515,7 @@ impl<W> CachedLock<W> {
     }
 
     /// What to ask again on a new connection and from time to time: the number and mode of a queued acquire.
-    pub(crate) fn queued(&self) -> Option<(RequestNumber, Mode)> {
+    pub fn queued(&self) -> Option<(RequestNumber, Mode)> {
         match self.state {
             State::Asking { number, mode, queued: true } => Some((number, mode)),
             _ => None,
@@ -472,7 +524,7 @@ impl<W> CachedLock<W> {
 
     /// The lease ran out. Guards of earlier epochs are dead and count no longer; a tenure that had one will be given up
     /// at the first step with a lease (M10), since its users did not know when they lost it.
-    pub(crate) fn suspend(&mut self, epoch: u64) {
+    pub fn suspend(&mut self, epoch: u64) {
         let given_up = self.yielding(None, 0, false);
         if self.users > 0
             && let State::Held { yielding, .. } = &mut self.state
@@ -485,7 +537,7 @@ impl<W> CachedLock<W> {
     }
 
     /// Gives a cached lock up that nobody uses; false where it is in use, nothing is cached, or the lease is not in force.
-    pub(crate) fn evict(&mut self, step: &mut Step<'_, W>) -> bool {
+    pub fn evict(&mut self, step: &mut Step<'_, W>) -> bool {
         let idle = step.live && self.is_idle();
         if idle && let State::Held { tenure, .. } = self.state {
             self.flush(tenure, None, step);
@@ -493,46 +545,50 @@ impl<W> CachedLock<W> {
         idle
     }
 
-    /// The session ends: takes the waiters out, and starts the flush of a tenure that was used. What was not used, or needs
+    /// The session ends: its waiters are told, and starts the flush of a tenure that was used. What was not used, or needs
     /// no flush (`flushes` is false), is forgotten: the end of the session frees it.
-    pub(crate) fn close(&mut self, epoch: u64, flushes: bool, step: &mut Step<'_, W>) -> Vec<W> {
+    pub fn close(&mut self, epoch: u64, flushes: bool, step: &mut Step<'_, W>) {
         self.suspend(epoch);
-        let waiters = self.waiters.drain(..).map(|waiter| waiter.waiter).collect();
+        step.effects.extend(self.waiters.drain(..).map(|waiter| Effect::End { waiter: waiter.waiter }));
         match &self.state {
             State::Held { tenure, .. } if tenure.used && flushes => self.flush(*tenure, None, step),
             State::Flushing { .. } if flushes => {}
             _ => self.state = State::Unknown,
         }
-        waiters
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &LockName {
+        &self.name
     }
 
     /// The epoch that served users now belong to.
-    pub(crate) fn epoch(&self) -> u64 {
+    pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
     /// Whether a flush is under way or has failed so far.
-    pub(crate) fn is_flushing(&self) -> bool {
+    pub fn is_flushing(&self) -> bool {
         matches!(self.state, State::Flushing { .. })
     }
 
     /// Whether it is cached and nobody uses it or waits for it.
-    pub(crate) fn is_idle(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.users == 0 && self.waiters.is_empty() && matches!(self.state, State::Held { yielding: None, .. })
     }
 
     /// Whether there is nothing that would be lost with this entry.
-    pub(crate) fn is_unknown(&self) -> bool {
+    pub fn is_unknown(&self) -> bool {
         self.users == 0 && self.waiters.is_empty() && self.state == State::Unknown
     }
 
     /// Whether any local user has it or waits for it.
-    pub(crate) fn is_wanted(&self) -> bool {
+    pub fn is_wanted(&self) -> bool {
         self.users > 0 || !self.waiters.is_empty()
     }
 
     /// When a user was last started, boot time, ns.
-    pub(crate) fn last_used_ns(&self) -> u64 {
+    pub fn last_used_ns(&self) -> u64 {
         self.last_used_ns
     }
 }

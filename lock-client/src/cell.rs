@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use lock_protocol::{FencingToken, LockName, Mode, Outcome, RequestNumber};
+use lock_protocol::{FencingToken, LockName, Mode};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -81,28 +81,8 @@ impl Cell {
         }
     }
 
-    pub(crate) fn on_outcome(self: &Arc<Self>, shared: &Shared, number: RequestNumber, outcome: Outcome) {
-        self.step(shared, |cache, step| cache.on_outcome(number, outcome, step));
-    }
-
     pub(crate) fn on_flushed(self: &Arc<Self>, shared: &Shared, token: FencingToken) {
         self.step(shared, |cache, step| cache.on_flushed(token, step));
-    }
-
-    pub(crate) fn resume(self: &Arc<Self>, shared: &Shared) {
-        self.step(shared, CachedLock::settle);
-    }
-
-    pub(crate) fn suspend(&self, epoch: u64) {
-        self.cache.lock().suspend(epoch);
-    }
-
-    /// Ends the lock with the session; see [`CachedLock::close`].
-    pub(crate) fn close(self: &Arc<Self>, shared: &Shared, epoch: u64, flushes: bool, error: &AcquireError) {
-        for waiter in self.step(shared, |cache, step| cache.close(epoch, flushes, step)) {
-            // One that is gone needs no answer.
-            drop(waiter.send(Err(error.clone())));
-        }
     }
 
     /// Looks at the core.
@@ -143,6 +123,7 @@ impl Cell {
             // Where the waiter is gone the guard comes back, and frees the lock by being dropped.
             Effect::Serve { waiter, grant } => drop(waiter.send(Ok(LockGuard::new(Arc::clone(self), grant)))),
             Effect::Refuse { waiter, limit } => drop(waiter.send(Err(AcquireError::Limit(limit)))),
+            Effect::End { waiter } => drop(waiter.send(Err(shared.ending().unwrap_or(AcquireError::Closed)))),
             Effect::Flush { from, to, token } => {
                 let flush = Flush { cell: Arc::clone(self), from, to, token };
                 if let Err(flush) = shared.releaser.flush(flush) {

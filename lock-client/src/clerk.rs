@@ -3,12 +3,7 @@
 //! One task on a runtime of its own, so that a client works under any executor or none, and so that no user's task can keep
 //! the lease from being renewed. A second, tiny task watches the deadline, whatever the first is busy with.
 //!
-//! Why a change of the primary is harmless: what is unanswered when a connection ends goes back to the outbox, and leaves on the
-//! next connection under the same numbers; the replicated session table executes each once. Queued acquires are asked
-//! for again on every new connection and every [`ASK_AGAIN`], so that a notice may be lost (M11).
-//!
-//! Why a dead callback connection is harmless: revokes also come with the answers to keep-alives. One that is news, while the
-//! callback connection stays silent, shows that the latter is dead, and it is opened anew (M16).
+//! What goes over a connection, when, and what each answer means is [`Exchange`]'s to decide; here it is carried out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,32 +11,16 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
-use lock_protocol::{LockServiceClient, Outcome, Refusal, Renewed, Request, Submission};
+use lock_protocol::{KeepAlive, LockServiceClient, Outcome, Refusal, Renewed, Request, SessionId, Submission};
 use wire::{DialError, Endpoint};
 
 use crate::clock::{Clocks, boot_ns};
 use crate::dial::{Ends, context, dial_callback, dial_service};
-use crate::outbox::BatchId;
+use crate::exchange::{Departure, Exchange};
+use crate::fate::Stage;
+use crate::outbox::{Batch, BatchId};
 use crate::route::Route;
-use crate::session::nanoseconds;
-use crate::shared::{Shared, Stage};
-
-/// Queued acquires are asked for again this often: a lost notice costs at most this.
-const ASK_AGAIN: Duration = Duration::from_secs(3);
-/// Submissions in flight at most: enough to hide the round trip, few enough for batches to grow under load.
-const SUBMISSIONS_IN_FLIGHT: usize = 4;
-/// Keep-alives in flight at most; a connection is given up long before.
-const KEEP_ALIVES_IN_FLIGHT: usize = 8;
-/// A submission without an answer for so long means a dead server or a lost answer: dial again.
-const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause after a server said that it is busy.
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
-/// For how long the callback connection may stay silent after a revoke came another way.
-const CALLBACK_GRACE: Duration = Duration::from_millis(200);
-/// How often the cache is searched for what was idle too long.
-const SWEEP: Duration = Duration::from_secs(60);
-/// How often it may be searched because it is too large.
-const SWEEP_FULL: Duration = Duration::from_millis(500);
+use crate::shared::Shared;
 
 /// Both connections to one server.
 struct Link {
@@ -49,14 +28,6 @@ struct Link {
     service: LockServiceClient,
     broken: Ends,
     callback: Ends,
-}
-
-/// Why a connection was left.
-enum Departure {
-    /// The session is over.
-    Over,
-    /// Another server should be tried.
-    Elsewhere { answer: String, hint: Option<String> },
 }
 
 /// What a call came to.
@@ -67,16 +38,7 @@ enum Answer {
 }
 
 type Called<T> = Result<Result<T, Refusal>, String>;
-
-/// When what is due next, boot time, ns.
-struct Timers {
-    ask_again_ns: u64,
-    sweep_ns: u64,
-    /// No submission before it.
-    hold_until_ns: u64,
-    /// The callback connection is taken for dead then, unless a notice comes on it.
-    callback_dead_ns: Option<u64>,
-}
+type Calls = FuturesUnordered<BoxFuture<'static, Answer>>;
 
 /// The clerk of one session.
 pub(crate) struct Clerk {
@@ -95,12 +57,13 @@ impl Clerk {
             while !self.shared.is_over() {
                 let (endpoint, departure) = match self.next_link(first.take()).await {
                     Ok(link) => (link.endpoint.clone(), self.serve(link).await),
-                    Err((endpoint, error)) => {
-                        (endpoint, Departure::Elsewhere { answer: error.to_string(), hint: None })
-                    }
+                    Err((endpoint, error)) => (endpoint, Departure::elsewhere(error.to_string())),
                 };
                 match departure {
-                    Departure::Over => break,
+                    Departure::Over => {
+                        self.shared.end(Stage::Lost);
+                        break;
+                    }
                     Departure::Elsewhere { answer, hint } => {
                         tracing::debug!(%endpoint, %answer, ?hint, "looking for the primary");
                         self.route.on_failure(&endpoint, answer, hint.as_deref());
@@ -124,7 +87,7 @@ impl Clerk {
         let (endpoint, service, broken) = match first {
             Some(opened) => opened,
             None => {
-                let (endpoint, pause) = self.route.next();
+                let (endpoint, pause) = self.route.next_server();
                 tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
                 match dial_service(&endpoint).await {
                     Ok((service, broken)) => (endpoint, service, broken),
@@ -146,196 +109,114 @@ impl Clerk {
 
     async fn serve(&mut self, link: Link) -> Departure {
         let shared = Arc::clone(&self.shared);
-        shared.session.lock().on_connected();
-        shared.outbox.lock().on_disconnected();
+        let exchange = Exchange::new(boot_ns(), &mut shared.session.lock(), &mut shared.outbox.lock());
         shared.ask_queued_again();
         shared.service.send_replace(Some(link.service.clone()));
-        let departure = self.exchange(link).await;
+        let departure = self.exchange(link, exchange).await;
         shared.service.send_replace(None);
         shared.outbox.lock().on_disconnected();
         departure
     }
 
-    async fn exchange(&mut self, mut link: Link) -> Departure {
-        let mut calls: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
-        let (mut submissions, mut keep_alives) = (0, 0);
-        let now_ns = boot_ns();
-        let mut timers = Timers {
-            ask_again_ns: now_ns + nanoseconds(ASK_AGAIN),
-            sweep_ns: now_ns + nanoseconds(SWEEP),
-            hold_until_ns: 0,
-            callback_dead_ns: None,
-        };
+    async fn exchange(&mut self, mut link: Link, mut exchange: Exchange) -> Departure {
+        let mut calls = Calls::new();
         loop {
-            if self.shared.session.lock().is_overdue(Clocks::now()) {
-                return Departure::Elsewhere { answer: "it does not answer keep-alives".into(), hint: None };
+            if let Err(departure) = self.start_calls(&mut exchange, &link, &calls) {
+                return departure;
             }
-            self.on_timers(&mut timers, &link, &calls);
-            while submissions < SUBMISSIONS_IN_FLIGHT
-                && boot_ns() >= timers.hold_until_ns
-                && let Some(call) = self.submission(&link)
-            {
-                submissions += 1;
-                calls.push(call);
-            }
-            if keep_alives < KEEP_ALIVES_IN_FLIGHT
-                && let Some(call) = self.keep_alive(&link)
-            {
-                keep_alives += 1;
-                calls.push(call);
-            }
-            let pause = self.until_next(&timers);
+            let pause = self.until_next(&exchange);
             tokio::select! {
                 Some(answer) = calls.next(), if !calls.is_empty() => {
-                    match &answer {
-                        Answer::Submitted { .. } => submissions -= 1,
-                        Answer::Renewed(_) => keep_alives -= 1,
-                        Answer::Callback(_) => {}
-                    }
-                    if let Some(departure) = self.on_answer(answer, &mut timers, &mut link) {
+                    if let Err(departure) = self.on_answer(answer, &mut exchange, &mut link) {
                         return departure;
                     }
                 }
                 () = self.shared.work.notified() => {}
-                () = self.shared.callback_heard.notified() => timers.callback_dead_ns = None,
-                () = link.broken.ended() => {
-                    return Departure::Elsewhere { answer: "the connection broke".into(), hint: None };
-                }
-                () = link.callback.ended() => {
-                    return Departure::Elsewhere { answer: "the callback connection broke".into(), hint: None };
-                }
+                () = self.shared.callback_heard.notified() => exchange.on_callback_heard(),
+                () = link.broken.ended() => return Departure::elsewhere("the connection broke"),
+                () = link.callback.ended() => return Departure::elsewhere("the callback connection broke"),
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    fn submission(&self, link: &Link) -> Option<BoxFuture<'static, Answer>> {
-        let batch = self.shared.outbox.lock().take()?;
-        let submission =
-            Submission { session: self.shared.session_id(), floor: batch.floor, requests: batch.requests.clone() };
-        let service = link.service.clone();
-        let call = async move {
-            let call = service.submit(context(), submission);
-            let result = called(tokio::time::timeout(SUBMIT_TIMEOUT, call).await, "a submission");
-            Answer::Submitted { batch: batch.id, requests: batch.requests, result }
-        };
-        Some(call.boxed())
-    }
-
-    fn keep_alive(&self, link: &Link) -> Option<BoxFuture<'static, Answer>> {
-        let now = Clocks::now();
-        let (keep_alive, limit) = {
-            // Outbox before session would be as good; nobody holds both otherwise.
-            let floor = self.shared.outbox.lock().floor();
-            let mut session = self.shared.session.lock();
-            if now.boot_ns < session.next_keep_alive_ns() {
-                return None;
-            }
-            (session.keep_alive(now, floor), session.lease())
-        };
-        let service = link.service.clone();
-        let call = async move {
-            let call = service.keep_alive(context(), keep_alive);
-            Answer::Renewed(called(tokio::time::timeout(limit, call).await, "a keep-alive"))
-        };
-        Some(call.boxed())
-    }
-
-    fn on_answer(&mut self, answer: Answer, timers: &mut Timers, link: &mut Link) -> Option<Departure> {
-        match answer {
-            Answer::Submitted { batch, requests, result } => self.on_submitted(batch, requests, result, timers),
-            Answer::Renewed(Ok(Ok(renewed))) => {
-                self.route.on_success();
-                if self.shared.on_renewed(renewed) {
-                    timers.callback_dead_ns.get_or_insert(boot_ns() + nanoseconds(CALLBACK_GRACE));
-                }
-                None
-            }
-            Answer::Renewed(Ok(Err(refusal))) => self.on_refusal(refusal, timers),
-            Answer::Renewed(Err(answer)) => Some(Departure::Elsewhere { answer, hint: None }),
-            Answer::Callback(Ok(callback)) => {
-                link.callback = callback;
-                None
-            }
-            Answer::Callback(Err(error)) => Some(Departure::Elsewhere { answer: error.to_string(), hint: None }),
+    fn start_calls(&self, exchange: &mut Exchange, link: &Link, calls: &Calls) -> Result<(), Departure> {
+        let shared = &self.shared;
+        let full = shared.table.len() > shared.limits.locks;
+        let due = exchange.due(Clocks::now(), &shared.session.lock(), full)?;
+        if due.ask_again {
+            shared.ask_queued_again();
         }
-    }
-
-    fn on_submitted(
-        &mut self,
-        batch: BatchId,
-        requests: Vec<Request>,
-        result: Called<Vec<Outcome>>,
-        timers: &mut Timers,
-    ) -> Option<Departure> {
-        match result {
-            Ok(Ok(outcomes)) if outcomes.len() == requests.len() => {
-                self.route.on_success();
-                self.shared.outbox.lock().on_answered(batch);
-                self.shared.on_outcomes(requests, outcomes);
-                None
-            }
-            Ok(Ok(_)) => {
-                let answer = "it answered another number of requests than it was asked".to_owned();
-                Some(Departure::Elsewhere { answer, hint: None })
-            }
-            Ok(Err(refusal)) => {
-                self.shared.outbox.lock().on_unanswered(batch);
-                self.on_refusal(refusal, timers)
-            }
-            Err(answer) => Some(Departure::Elsewhere { answer, hint: None }),
+        if due.sweep {
+            shared.sweep();
         }
-    }
-
-    fn on_refusal(&mut self, refusal: Refusal, timers: &mut Timers) -> Option<Departure> {
-        let answer = refusal.to_string();
-        match refusal {
-            Refusal::NotPrimary { hint } => Some(Departure::Elsewhere { answer, hint }),
-            Refusal::ViewChanging | Refusal::Unknown | Refusal::Invalid(_) => {
-                Some(Departure::Elsewhere { answer, hint: None })
-            }
-            Refusal::Busy(_) => {
-                timers.hold_until_ns = boot_ns() + nanoseconds(BUSY_PAUSE);
-                None
-            }
-            Refusal::SessionGone => {
-                self.shared.end(Stage::Lost);
-                Some(Departure::Over)
-            }
-        }
-    }
-
-    fn on_timers(&self, timers: &mut Timers, link: &Link, calls: &FuturesUnordered<BoxFuture<'static, Answer>>) {
-        let now_ns = boot_ns();
-        if now_ns >= timers.ask_again_ns {
-            timers.ask_again_ns = now_ns + nanoseconds(ASK_AGAIN);
-            self.shared.ask_queued_again();
-        }
-        let full = self.shared.table.len() > self.shared.limits.locks
-            && now_ns + nanoseconds(SWEEP) >= timers.sweep_ns + nanoseconds(SWEEP_FULL);
-        if now_ns >= timers.sweep_ns || full {
-            timers.sweep_ns = now_ns + nanoseconds(SWEEP);
-            self.shared.sweep();
-        }
-        if timers.callback_dead_ns.is_some_and(|dead_ns| now_ns >= dead_ns) {
-            timers.callback_dead_ns = None;
+        if due.callback {
             tracing::warn!(endpoint = %link.endpoint, "the callback connection is silent: opening it anew");
             calls.push(self.dial_callback(&link.endpoint).map(Answer::Callback).boxed());
         }
+        loop {
+            let Some(batch) = exchange.submission(boot_ns(), &mut shared.outbox.lock()) else { break };
+            calls.push(submit(link.service.clone(), shared.session_id(), batch));
+        }
+        // Outbox before session would be as good; nobody else holds both.
+        let floor = shared.outbox.lock().floor();
+        let keep_alive = exchange.keep_alive(Clocks::now(), &mut shared.session.lock(), floor);
+        if let Some(keep_alive) = keep_alive {
+            calls.push(renew(link.service.clone(), keep_alive));
+        }
+        Ok(())
     }
 
-    fn until_next(&self, timers: &Timers) -> Duration {
+    fn on_answer(&mut self, answer: Answer, exchange: &mut Exchange, link: &mut Link) -> Result<(), Departure> {
+        let shared = &self.shared;
+        match answer {
+            Answer::Submitted { batch, requests, result } => {
+                let result = result.map_err(Departure::elsewhere)?;
+                let asked = (batch, requests.len());
+                let outcomes =
+                    exchange.on_submitted(asked, result, boot_ns(), &mut shared.outbox.lock(), &mut self.route)?;
+                shared.on_outcomes(requests, outcomes);
+            }
+            Answer::Renewed(result) => match result.map_err(Departure::elsewhere)? {
+                Ok(renewed) => {
+                    exchange.on_kept_alive(&mut self.route);
+                    if shared.on_renewed(renewed) {
+                        exchange.on_revoke_news(boot_ns());
+                    }
+                }
+                Err(refusal) => exchange.on_keep_alive_refused(refusal, boot_ns())?,
+            },
+            Answer::Callback(result) => {
+                link.callback = result.map_err(|error| Departure::elsewhere(error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn until_next(&self, exchange: &Exchange) -> Duration {
         let now_ns = boot_ns();
-        let mut next_ns = timers.ask_again_ns.min(timers.sweep_ns).min(self.shared.session.lock().next_keep_alive_ns());
-        if let Some(dead_ns) = timers.callback_dead_ns {
-            next_ns = next_ns.min(dead_ns);
-        }
-        if timers.hold_until_ns > now_ns {
-            next_ns = next_ns.min(timers.hold_until_ns);
-        }
-        // At least a millisecond: a keep-alive that is due but not sent, since too many are in flight, must not spin.
+        let next_ns = exchange.next_ns(now_ns, &self.shared.session.lock());
+        // At least a millisecond, so that a moment that has passed between two looks at the clock does not spin.
         Duration::from_nanos(next_ns.saturating_sub(now_ns)).max(Duration::from_millis(1))
     }
+}
+
+fn submit(service: LockServiceClient, session: SessionId, batch: Batch) -> BoxFuture<'static, Answer> {
+    let submission = Submission { session, floor: batch.floor, requests: batch.requests.clone() };
+    let call = async move {
+        let result = service.submit(context(), submission).await;
+        let result = result.map_err(|error| format!("the connection broke: {error}"));
+        Answer::Submitted { batch: batch.id, requests: batch.requests, result }
+    };
+    call.boxed()
+}
+
+fn renew(service: LockServiceClient, keep_alive: KeepAlive) -> BoxFuture<'static, Answer> {
+    let call = async move {
+        let result = service.keep_alive(context(), keep_alive).await;
+        Answer::Renewed(result.map_err(|error| format!("the connection broke: {error}")))
+    };
+    call.boxed()
 }
 
 /// Ends the epoch when the lease runs out, also while the clerk looks for a primary.

@@ -16,9 +16,10 @@ use crate::cell::Cell;
 use crate::connect::Builder;
 use crate::dial::{context, dial_service};
 use crate::error::{AcquireError, CloseError, FlushError, QueryError};
+use crate::fate::{SessionEvent, Stage};
 use crate::guard::LockGuard;
-use crate::releaser::{Revocation, SessionEvent};
-use crate::shared::{Shared, Stage};
+use crate::releaser::Revocation;
+use crate::shared::Shared;
 
 /// How long [`LockClient::try_acquire`] waits: a lock that is idle in another client's cache comes within it, so "none" means
 /// "in use".

@@ -8,11 +8,11 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Clocks {
+pub struct Clocks {
     /// Since boot, ns.
-    pub(crate) boot_ns: u64,
+    pub boot_ns: u64,
     /// Since 1970, ns.
-    pub(crate) real_ns: u64,
+    pub real_ns: u64,
 }
 
 impl Clocks {
@@ -22,7 +22,7 @@ impl Clocks {
     }
 
     /// By how much real time is ahead of boot time, ns; only differences of it mean something.
-    pub(crate) fn lead_ns(&self) -> i64 {
+    pub fn lead_ns(&self) -> i64 {
         self.real_ns.wrapping_sub(self.boot_ns).cast_signed()
     }
 }

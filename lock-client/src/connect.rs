@@ -1,13 +1,11 @@
 //! Opening a session.
 //!
-//! The nonce stays the same over all servers and repetitions, so an open whose answer was lost is answered with the same session;
-//! the lease counts from the first transmission. If the answer comes so late that this lease is over, a new nonce is drawn;
-//! the old session, if there is one, ends by itself.
+//! What each answer means is [`Opening`]'s to say; here servers are dialled and time is limited.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lock_protocol::{ClientIdentity, LEASE_MAX, LEASE_MIN, LockServiceClient, Open, Refusal};
+use lock_protocol::{ClientIdentity, LEASE_MAX, LEASE_MIN, LockServiceClient, Open};
 use tokio::sync::oneshot;
 use wire::Endpoint;
 
@@ -16,11 +14,12 @@ use crate::client::{Background, LockClient};
 use crate::clock::Clocks;
 use crate::dial::{Ends, context, dial_service};
 use crate::error::{ConnectError, Tried};
+use crate::fate::CacheLimits;
+use crate::opening::{OpenStep, Opening};
 use crate::releaser::Releaser;
 use crate::route::Route;
 use crate::session::{Session, nanoseconds};
-use crate::shared::{Shared, session_of};
-use crate::table::CacheLimits;
+use crate::shared::Shared;
 
 /// An open is answered after one commit; a server that takes longer is not the one to wait for.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -112,8 +111,9 @@ impl Builder {
         runtime: Arc<Background>,
         answer: oneshot::Sender<Result<LockClient, ConnectError>>,
     ) {
-        let opening = Opening { open: self.open_message(), limit: self.connect_timeout, started: Instant::now() };
-        let opened = match opening.run(&mut route).await {
+        let opening = Opening::new(self.open_message());
+        let search = Search { opening, limit: self.connect_timeout, started: Instant::now() };
+        let opened = match search.run(&mut route).await {
             Ok(opened) => opened,
             // Whoever gave up waiting for the answer does not need it.
             Err(error) => return drop(answer.send(Err(error))),
@@ -143,8 +143,8 @@ fn cut(text: &str) -> String {
     text[..text.floor_char_boundary(IDENTITY_MAX_BYTES)].to_owned()
 }
 
-struct Opening {
-    open: Open,
+struct Search {
+    opening: Opening,
     limit: Duration,
     started: Instant,
 }
@@ -157,11 +157,10 @@ struct OpenedSession {
     ends: Ends,
 }
 
-impl Opening {
+impl Search {
     async fn run(mut self, route: &mut Route) -> Result<OpenedSession, ConnectError> {
-        let mut first_sent = None;
         loop {
-            let (endpoint, pause) = route.next();
+            let (endpoint, pause) = route.next_server();
             let left = self.limit.saturating_sub(self.started.elapsed());
             if left <= pause {
                 let waited = self.started.elapsed();
@@ -175,31 +174,19 @@ impl Opening {
                     continue;
                 }
             };
-            let first_sent_at: Clocks = *first_sent.get_or_insert_with(Clocks::now);
-            let call = service.open(context(), self.open.clone());
-            let (answer, hint) = match called(tokio::time::timeout(OPEN_TIMEOUT.min(left), call).await, "an open") {
-                Ok(Ok(opened)) => match session_of(opened, first_sent_at) {
-                    Ok(session) => {
-                        route.on_success();
-                        return Ok(OpenedSession { session, nonce: self.open.nonce, endpoint, service, ends });
-                    }
-                    Err(answer) => {
-                        first_sent = None;
-                        self.open.nonce = rand::random();
-                        (answer, None)
-                    }
-                },
-                Ok(Err(Refusal::Invalid(answer))) => return Err(ConnectError::Refused(Tried { endpoint, answer })),
-                Ok(Err(Refusal::SessionGone)) => {
-                    first_sent = None;
-                    self.open.nonce = rand::random();
-                    (Refusal::SessionGone.to_string(), None)
-                }
-                Ok(Err(Refusal::NotPrimary { hint })) => (Refusal::NotPrimary { hint: hint.clone() }.to_string(), hint),
-                Ok(Err(refusal)) => (refusal.to_string(), None),
-                Err(answer) => (answer, None),
+            let call = service.open(context(), self.opening.transmit(Clocks::now()));
+            let step = match called(tokio::time::timeout(OPEN_TIMEOUT.min(left), call).await, "an open") {
+                Ok(answer) => self.opening.on_answer(answer, Clocks::now(), rand::random()),
+                Err(answer) => OpenStep::Again { answer, hint: None },
             };
-            route.on_failure(&endpoint, answer, hint.as_deref());
+            match step {
+                OpenStep::Opened(session, nonce) => {
+                    route.on_success();
+                    return Ok(OpenedSession { session, nonce, endpoint, service, ends });
+                }
+                OpenStep::Refused(answer) => return Err(ConnectError::Refused(Tried { endpoint, answer })),
+                OpenStep::Again { answer, hint } => route.on_failure(&endpoint, answer, hint.as_deref()),
+            }
         }
     }
 }

@@ -31,7 +31,9 @@ impl Lease {
     /// The lease is in force until `deadline_ns`.
     pub(crate) fn extend(&self, deadline_ns: u64, lead_max_ns: i64) {
         self.lead_max_ns.store(lead_max_ns, Ordering::Release);
-        self.deadline_ns.store(deadline_ns, Ordering::Release);
+        if self.deadline_ns.swap(deadline_ns, Ordering::AcqRel) == 0 {
+            self.changed.notify_waiters();
+        }
     }
 
     /// All guards die; returns the new epoch. Nothing is served until [`Lease::extend`].
@@ -66,10 +68,7 @@ impl Lease {
     pub(crate) fn valid_for(&self, epoch: u64) -> Duration {
         let deadline_ns = self.deadline_ns.load(Ordering::Acquire);
         let now = Clocks::now();
-        if self.epoch() != epoch || now.lead_ns() > self.lead_max_ns.load(Ordering::Acquire) {
-            return Duration::ZERO;
-        }
-        Duration::from_nanos(deadline_ns.saturating_sub(now.boot_ns))
+        valid_for(epoch, self.epoch(), deadline_ns, self.lead_max_ns.load(Ordering::Acquire), now)
     }
 
     pub(crate) fn set_orphaned(&self) {
@@ -80,6 +79,15 @@ impl Lease {
     pub(crate) fn is_orphaned(&self) -> bool {
         self.orphaned.load(Ordering::Acquire)
     }
+}
+
+/// How long a guard of epoch `guard` is valid from now on, in a client whose epoch is `epoch` and whose lease is in force
+/// until `deadline_ns` (0: it is not) while real time leads by `lead_max_ns` at most; zero once it is not valid.
+pub fn valid_for(guard: u64, epoch: u64, deadline_ns: u64, lead_max_ns: i64, now: Clocks) -> Duration {
+    if guard != epoch || now.lead_ns() > lead_max_ns {
+        return Duration::ZERO;
+    }
+    Duration::from_nanos(deadline_ns.saturating_sub(now.boot_ns))
 }
 
 #[cfg(test)]

@@ -16,8 +16,9 @@
 //!                 ▲ outcomes, grants, revokes ◀── callback connection ◀──────
 //! ```
 //!
-//! **Cores decide, shells act.** `cache` (one lock), `session` (the lease), `outbox` (requests without an answer) and `route` (which
-//! server next) are plain structs without IO or clock. `cell` puts a lock's core under its mutex, `shared` carries the
+//! **Cores decide, shells act.** `cache` (one lock), `session` (the lease), `outbox` (requests without an answer), `exchange` (one
+//! connection), `route` (which server next), `opening`, and `fate` (how what befalls the session reaches every lock) are
+//! without IO or clock; `lock_session` puts them together for a shell of one thread ([`cores`]). In this crate's own shell `cell` puts a lock's core under its mutex, `shared` carries the
 //! session's fate to every lock, `clerk` is the loop that talks to the primary, `releaser` runs the hooks.
 //!
 //! **Time.** The session's lease counts from the sending of what the server answered, and is taken as over a margin early. At
@@ -59,10 +60,16 @@ mod clerk;
 mod client;
 mod clock;
 mod connect;
+pub mod cores;
 mod dial;
 mod error;
+mod exchange;
+mod fate;
 mod guard;
 mod lease;
+mod lock_session;
+pub mod mutant;
+mod opening;
 mod outbox;
 mod releaser;
 mod route;

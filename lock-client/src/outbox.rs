@@ -15,21 +15,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lock_protocol::{Command, LockName, Mode, REQUEST_WINDOW, Request, RequestNumber, SUBMISSION_MAX_REQUESTS};
 
+use crate::mutant::{self, Mutant};
+
 /// Names a batch that was taken, so that its answer or failure can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct BatchId(u64);
+pub struct BatchId(u64);
 
 /// What [`Outbox::take`] hands out.
 #[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) id: BatchId,
-    pub(crate) floor: RequestNumber,
-    pub(crate) requests: Vec<Request>,
+pub struct Batch {
+    /// To tell its answer or failure by.
+    pub id: BatchId,
+    /// At the time of the taking.
+    pub floor: RequestNumber,
+    /// In the order of execution.
+    pub requests: Vec<Request>,
 }
 
 /// All requests without an answer.
 #[derive(Debug)]
-pub(crate) struct Outbox {
+pub struct Outbox {
     next_number: u64,
     next_batch: u64,
     /// By number: the lowest is the floor.
@@ -42,8 +47,15 @@ pub(crate) struct Outbox {
     again: BTreeMap<RequestNumber, (LockName, Mode)>,
 }
 
+impl Default for Outbox {
+    fn default() -> Self {
+        Outbox::new()
+    }
+}
+
 impl Outbox {
-    pub(crate) fn new() -> Self {
+    /// Nothing to send.
+    pub fn new() -> Self {
         Outbox {
             next_number: 1,
             next_batch: 1,
@@ -56,7 +68,10 @@ impl Outbox {
     }
 
     /// Numbers a command and puts it in.
-    pub(crate) fn send(&mut self, command: Command) -> RequestNumber {
+    pub fn send(&mut self, command: Command) -> RequestNumber {
+        while mutant::is(Mutant::ReusesNumbers) && self.unanswered.contains_key(&RequestNumber(self.next_number)) {
+            self.next_number += 1;
+        }
         let number = RequestNumber(self.next_number);
         self.next_number += 1;
         self.unanswered.insert(number, command);
@@ -65,23 +80,25 @@ impl Outbox {
     }
 
     /// Asks once more what became of a queued acquire. Never executed anew: answered from the lock's entry.
-    pub(crate) fn ask_again(&mut self, number: RequestNumber, name: LockName, mode: Mode) {
-        self.again.insert(number, (name, mode));
+    pub fn ask_again(&mut self, number: RequestNumber, name: LockName, mode: Mode) {
+        if !mutant::is(Mutant::NeverAsksAgain) {
+            self.again.insert(number, (name, mode));
+        }
     }
 
     /// The floor: every number below it is answered and will not be executed any more.
-    pub(crate) fn floor(&self) -> RequestNumber {
+    pub fn floor(&self) -> RequestNumber {
         self.unanswered.first_key_value().map_or(RequestNumber(self.next_number), |(number, _)| *number)
     }
 
     /// Whether [`Outbox::take`] may find something.
-    pub(crate) fn has_unsent(&self) -> bool {
+    pub fn has_unsent(&self) -> bool {
         !self.unsent.is_empty() || !self.again.is_empty()
     }
 
     /// The next batch: all that waits, up to the limits, but nothing about a lock that an unanswered batch is about,
     /// and nothing beyond the window.
-    pub(crate) fn take(&mut self) -> Option<Batch> {
+    pub fn take(&mut self) -> Option<Batch> {
         let floor = self.floor();
         let mut requests = Vec::new();
         while requests.len() < SUBMISSION_MAX_REQUESTS
@@ -96,7 +113,7 @@ impl Outbox {
                 break;
             }
             let Some(command) = self.unanswered.get(number) else { continue };
-            if self.names_in_flight.contains(command.name()) {
+            if self.names_in_flight.contains(command.name()) && !mutant::is(Mutant::AcquireDuringRelease) {
                 continue;
             }
             names.insert(command.name().clone());
@@ -117,7 +134,7 @@ impl Outbox {
     }
 
     /// The batch was answered, each of its requests.
-    pub(crate) fn on_answered(&mut self, id: BatchId) {
+    pub fn on_answered(&mut self, id: BatchId) {
         for number in self.batches.remove(&id).unwrap_or_default() {
             if let Some(command) = self.unanswered.remove(&number) {
                 self.names_in_flight.remove(command.name());
@@ -126,7 +143,7 @@ impl Outbox {
     }
 
     /// The batch may or may not have been executed: its requests will be sent again, under the same numbers.
-    pub(crate) fn on_unanswered(&mut self, id: BatchId) {
+    pub fn on_unanswered(&mut self, id: BatchId) {
         for number in self.batches.remove(&id).unwrap_or_default() {
             if let Some(command) = self.unanswered.get(&number) {
                 self.names_in_flight.remove(command.name());
@@ -136,10 +153,13 @@ impl Outbox {
     }
 
     /// The connection is gone and every batch with it.
-    pub(crate) fn on_disconnected(&mut self) {
+    pub fn on_disconnected(&mut self) {
         let ids: Vec<BatchId> = self.batches.keys().copied().collect();
         for id in ids {
             self.on_unanswered(id);
+        }
+        if mutant::is(Mutant::ReusesNumbers) {
+            self.next_number = self.next_number.saturating_sub(8).max(1);
         }
     }
 }

@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::cell::Cell;
 use crate::error::FlushError;
+use crate::fate::SessionEvent;
 use crate::shared::Shared;
 
 /// Hooks that run at the same time at most: enough to overlap their waiting, few enough not to drown a store.
@@ -47,14 +48,6 @@ pub struct Revocation {
 
 type RevokeHook = Arc<dyn Fn(Revocation) -> BoxFuture<'static, Result<(), FlushError>> + Send + Sync>;
 type Hook = Arc<dyn Fn() + Send + Sync>;
-
-/// What the session's owner may want to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SessionEvent {
-    Suspended,
-    Resumed,
-    Lost,
-}
 
 #[derive(Default)]
 struct Hooks {

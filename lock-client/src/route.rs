@@ -21,7 +21,7 @@ const TRIED_MAX: usize = 16;
 
 /// The search for the primary.
 #[derive(Debug)]
-pub(crate) struct Route {
+pub struct Route {
     endpoints: Vec<Endpoint>,
     next: usize,
     hint: Option<Endpoint>,
@@ -32,7 +32,7 @@ pub(crate) struct Route {
 
 impl Route {
     /// None for an empty list.
-    pub(crate) fn new(endpoints: Vec<Endpoint>) -> Option<Self> {
+    pub fn new(endpoints: Vec<Endpoint>) -> Option<Self> {
         (!endpoints.is_empty()).then_some(Route {
             endpoints,
             next: 0,
@@ -44,7 +44,7 @@ impl Route {
     }
 
     /// The server to try, and for how long to pause before; the caller shortens the pause at random.
-    pub(crate) fn next(&mut self) -> (Endpoint, Duration) {
+    pub fn next_server(&mut self) -> (Endpoint, Duration) {
         if let Some(hint) = self.hint.take()
             && self.hints_followed < HINTS_MAX
         {
@@ -65,7 +65,7 @@ impl Route {
     }
 
     /// A server answered, or could not be asked.
-    pub(crate) fn on_failure(&mut self, endpoint: &Endpoint, answer: String, hint: Option<&str>) {
+    pub fn on_failure(&mut self, endpoint: &Endpoint, answer: String, hint: Option<&str>) {
         // A hint is a peer's text: one that is no endpoint is no hint.
         self.hint = hint.and_then(|hint| hint.parse().ok()).filter(|hint| hint != endpoint);
         self.tried.retain(|tried| tried.endpoint != *endpoint);
@@ -76,14 +76,14 @@ impl Route {
     }
 
     /// A primary served us.
-    pub(crate) fn on_success(&mut self) {
+    pub fn on_success(&mut self) {
         self.since_success = 0;
         self.hints_followed = 0;
         self.tried.clear();
     }
 
     /// The last answer of each server since the last success.
-    pub(crate) fn tried(&self) -> &[Tried] {
+    pub fn tried(&self) -> &[Tried] {
         &self.tried
     }
 }
@@ -97,16 +97,16 @@ mod tests {
     }
 
     fn names(route: &mut Route, count: usize) -> Vec<String> {
-        (0..count).map(|_| route.next().0.to_string()).collect()
+        (0..count).map(|_| route.next_server().0.to_string()).collect()
     }
 
     #[test]
     fn servers_are_tried_in_turn_without_pause_and_then_with_growing_ones() {
         let mut route = route(&[1, 2]);
-        let pauses: Vec<u128> = (0..8).map(|_| route.next().1.as_millis()).collect();
+        let pauses: Vec<u128> = (0..8).map(|_| route.next_server().1.as_millis()).collect();
         assert_eq!(pauses, [0, 0, 25, 0, 50, 0, 100, 0]);
         route.on_success();
-        assert_eq!(route.next().1, Duration::ZERO);
+        assert_eq!(route.next_server().1, Duration::ZERO);
     }
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
         let mut route = route(&[1, 2, 3]);
         let mut seen = Vec::new();
         for _ in 0..10 {
-            let (endpoint, _) = route.next();
+            let (endpoint, _) = route.next_server();
             let other = if endpoint.to_string() == "h:1" { "h:2" } else { "h:1" };
             seen.push(endpoint.to_string());
             route.on_failure(&endpoint, "not the primary".into(), Some(other));
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_hint_that_is_no_address_is_ignored_and_the_last_answer_of_each_server_is_kept() {
         let mut route = route(&[1, 2]);
-        let (first, _) = route.next();
+        let (first, _) = route.next_server();
         route.on_failure(&first, "a".into(), Some("nonsense"));
         route.on_failure(&first, "b".into(), None);
         assert_eq!(names(&mut route, 1), ["h:2"]);

@@ -20,22 +20,23 @@ use std::time::Duration;
 use lock_protocol::{KeepAlive, LEASE_MAX, LEASE_MIN, Opened, RequestNumber, SessionId, lease_margin, tick_interval};
 
 use crate::clock::Clocks;
+use crate::mutant::{self, Mutant};
 
 /// Keep-alives whose answer is still of use; far more than are sent within a lease.
 const STAMPS_MAX: usize = 64;
 
 /// What an event did to the lease; the shell acts on it, in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LeaseChange {
+pub struct LeaseChange {
     /// It ran out: every guard dies.
-    pub(crate) suspended: bool,
+    pub suspended: bool,
     /// It is in force again.
-    pub(crate) resumed: bool,
+    pub resumed: bool,
 }
 
 /// A session's lease.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub struct Session {
     id: SessionId,
     lease_ns: u64,
     margin_ns: u64,
@@ -53,12 +54,13 @@ pub(crate) struct Session {
 impl Session {
     /// A session as the server opened it; the lease counts from the *first* transmission of the open, since the server may
     /// have executed that one. None where the server's lease is outside what the protocol allows.
-    pub(crate) fn opened(opened: Opened, first_sent: Clocks) -> Option<Self> {
+    pub fn opened(opened: Opened, first_sent: Clocks) -> Option<Self> {
         let lease = Duration::from_millis(opened.lease_ms);
         if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
             return None;
         }
-        let (lease_ns, margin_ns) = (nanoseconds(lease), nanoseconds(lease_margin(lease)));
+        let margin = if mutant::is(Mutant::NoMargin) { Duration::ZERO } else { lease_margin(lease) };
+        let (lease_ns, margin_ns) = (nanoseconds(lease), nanoseconds(margin));
         Some(Session {
             id: opened.session,
             lease_ns,
@@ -72,32 +74,33 @@ impl Session {
         })
     }
 
-    pub(crate) fn id(&self) -> SessionId {
+    /// Its id.
+    pub fn id(&self) -> SessionId {
         self.id
     }
 
     /// Whether it counted as in force at the last event.
-    pub(crate) fn is_live(&self) -> bool {
+    pub fn is_live(&self) -> bool {
         self.live
     }
 
     /// The lease in force.
-    pub(crate) fn lease(&self) -> Duration {
+    pub fn lease(&self) -> Duration {
         Duration::from_nanos(self.lease_ns)
     }
 
     /// Boot time from which no guard may be valid.
-    pub(crate) fn deadline_ns(&self) -> u64 {
+    pub fn deadline_ns(&self) -> u64 {
         self.deadline_ns
     }
 
     /// The greatest lead of real time at which the lease still holds.
-    pub(crate) fn lead_max_ns(&self) -> i64 {
+    pub fn lead_max_ns(&self) -> i64 {
         self.lead_ns.saturating_add_unsigned(self.margin_ns)
     }
 
     /// A keep-alive that is sent now, with a stamp of its own.
-    pub(crate) fn keep_alive(&mut self, now: Clocks, floor: RequestNumber) -> KeepAlive {
+    pub fn keep_alive(&mut self, now: Clocks, floor: RequestNumber) -> KeepAlive {
         let stamp = self.next_stamp;
         self.next_stamp += 1;
         self.last_sent_ns = Some(now.boot_ns);
@@ -109,9 +112,12 @@ impl Session {
     }
 
     /// A keep-alive was answered OK. A stamp that is not known (or older than one answered) changes nothing.
-    pub(crate) fn on_renewed(&mut self, stamp: u64, now: Clocks) -> LeaseChange {
+    pub fn on_renewed(&mut self, stamp: u64, now: Clocks) -> LeaseChange {
         let mut change = self.on_time(now);
+        let newest = self.sent.last_key_value().map(|(stamp, _)| *stamp);
+        let stamp = newest.filter(|_| mutant::is(Mutant::AnyStamp)).unwrap_or(stamp);
         let Some(sent) = self.sent.get(&stamp).copied() else { return change };
+        let sent = if mutant::is(Mutant::LeaseFromAnswer) { now } else { sent };
         self.sent = self.sent.split_off(&(stamp + 1));
         let deadline_ns = sent.boot_ns.saturating_add(self.lease_ns - self.margin_ns);
         if deadline_ns >= self.deadline_ns {
@@ -126,7 +132,7 @@ impl Session {
     }
 
     /// Time went by.
-    pub(crate) fn on_time(&mut self, now: Clocks) -> LeaseChange {
+    pub fn on_time(&mut self, now: Clocks) -> LeaseChange {
         let suspended = self.live && !self.holds(now);
         if suspended {
             self.live = false;
@@ -135,24 +141,27 @@ impl Session {
     }
 
     /// A new connection: what was sent on the old one will not be answered.
-    pub(crate) fn on_connected(&mut self) {
+    pub fn on_connected(&mut self) {
         self.sent.clear();
         self.last_sent_ns = None;
     }
 
     /// When the next keep-alive is due, boot time: every lease/5, every lease/10 while one is unanswered.
-    pub(crate) fn next_keep_alive_ns(&self) -> u64 {
+    pub fn next_keep_alive_ns(&self) -> u64 {
         let interval_ns = if self.sent.is_empty() { self.lease_ns / 5 } else { self.lease_ns / 10 };
         self.last_sent_ns.map_or(0, |sent_ns| sent_ns.saturating_add(interval_ns))
     }
 
-    /// Whether the connection has left a keep-alive unanswered for so long that another should be tried: a fifth of the
-    /// lease, and never less than two ticks of the server.
-    pub(crate) fn is_overdue(&self, now: Clocks) -> bool {
+    /// After when the connection has left a keep-alive unanswered for so long that another should be tried, boot time: a
+    /// fifth of the lease, and never less than two ticks of the server. None while nothing is unanswered.
+    pub fn overdue_ns(&self) -> Option<u64> {
         let patience = (self.lease() / 5).max(tick_interval(self.lease()) * 2 + Duration::from_millis(100));
-        self.sent
-            .first_key_value()
-            .is_some_and(|(_, sent)| now.boot_ns.saturating_sub(sent.boot_ns) > nanoseconds(patience))
+        self.sent.first_key_value().map(|(_, sent)| sent.boot_ns.saturating_add(nanoseconds(patience)))
+    }
+
+    /// Whether that time has passed.
+    pub fn is_overdue(&self, now: Clocks) -> bool {
+        self.overdue_ns().is_some_and(|overdue_ns| now.boot_ns > overdue_ns)
     }
 
     fn holds(&self, now: Clocks) -> bool {

@@ -1,7 +1,6 @@
-//! What the handles, the guards, the clerk and the releaser of one session share, and how the session's fate reaches every lock.
+//! What the handles, the guards, the clerk and the releaser of one session share.
 //!
-//! Order when a lease runs out: the lease's epoch ends first, so that no guard is valid and none can be made; then every
-//! cell learns of it. Order when it is in force again: the lease first, then the cells, which may serve at once. Order at the
+//! How the session's fate reaches every lock is [`fate`]'s to decide. Order at the
 //! end: the flag first, then every cell; who puts a waiter in looks at the flag under the cell's mutex, so that either it
 //! sees the flag or the visit finds the waiter.
 
@@ -10,37 +9,28 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use lock_protocol::{LockServiceClient, NOTICES_MAX, Notice, Opened, Outcome, Refusal, Renewed, Request, SessionId};
+use lock_protocol::{LockName, LockServiceClient, Notice, Outcome, Refusal, Renewed, Request, SessionId};
 use parking_lot::Mutex;
 use tarpc::client::RpcError;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
+use crate::cache::{CachedLock, Step};
+use crate::cell::Reply;
 use crate::clock::Clocks;
 use crate::error::{AcquireError, CloseError, QueryError};
+use crate::fate::{self, CacheLimits, Locks, SessionEvent, SessionGone, Stage};
 use crate::lease::Lease;
+use crate::lock_session::ending;
 use crate::outbox::Outbox;
-use crate::releaser::{Releaser, SessionEvent};
+use crate::releaser::Releaser;
 use crate::session::{LeaseChange, Session};
-use crate::table::{CacheLimits, Table};
+use crate::table::Table;
 
 /// Local waiters of one client at most, as the server's own limit for a session.
 pub(crate) const WAITERS_MAX: usize = 65_536;
 /// The pause before a call is tried again at the primary.
 const CALL_PAUSE: Duration = Duration::from_millis(50);
-
-/// How far the session's end has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Stage {
-    Open = 0,
-    /// Being closed: nothing new, but the lease is kept for the flushes.
-    Closing = 1,
-    /// Everything is flushed, and the server is asked to end the session.
-    Leaving = 2,
-    Closed = 3,
-    Lost = 4,
-}
 
 /// One session of this process.
 #[derive(Debug)]
@@ -98,18 +88,25 @@ impl Shared {
         self.session.lock().id()
     }
 
+    fn stage(&self) -> Stage {
+        // Written by this file only, from the enum.
+        match self.stage.load(Ordering::SeqCst) {
+            0 => Stage::Open,
+            1 => Stage::Closing,
+            2 => Stage::Leaving,
+            3 => Stage::Closed,
+            _ => Stage::Lost,
+        }
+    }
+
     /// Why nothing can be acquired any more, where that is so.
     pub(crate) fn ending(&self) -> Option<AcquireError> {
-        match self.stage.load(Ordering::SeqCst) {
-            stage if stage == Stage::Open as u8 => None,
-            stage if stage == Stage::Lost as u8 => Some(AcquireError::SessionLost),
-            _ => Some(AcquireError::Closed),
-        }
+        ending(self.stage())
     }
 
     /// Whether the session has ended, one way or the other.
     pub(crate) fn is_over(&self) -> bool {
-        self.stage.load(Ordering::SeqCst) >= Stage::Closed as u8
+        self.stage().is_over()
     }
 
     /// Counts a waiter in.
@@ -142,72 +139,26 @@ impl Shared {
     fn act_on(&self, change: LeaseChange) {
         if change.suspended {
             tracing::warn!("the lease ran out before it was renewed: guards are invalid");
-            let epoch = self.lease.end_epoch();
-            for cell in self.table.cells() {
-                cell.suspend(epoch);
-            }
-            self.releaser.tell(SessionEvent::Suspended);
         }
-        {
-            let session = self.session.lock();
-            if session.is_live() {
-                self.lease.extend(session.deadline_ns(), session.lead_max_ns());
-            }
-        }
-        if change.resumed {
-            self.lease.changed.notify_waiters();
-            for cell in self.table.cells() {
-                cell.resume(self);
-            }
-            self.releaser.tell(SessionEvent::Resumed);
-        }
+        fate::on_lease_change(&mut { self }, change);
     }
 
     /// Takes notices in; true where a revoke was news.
     pub(crate) fn on_notices(&self, notices: Vec<Notice>) -> bool {
-        let mut news = false;
-        for notice in notices.into_iter().take(NOTICES_MAX) {
-            match notice {
-                Notice::Revoke { name, token, target } => {
-                    // The name was checked when it was decoded, so a cell can be had.
-                    if let Ok(cell) = self.table.cell(name.as_str(), &self.me) {
-                        news |= cell.step(self, |cache, step| cache.on_revoke(token, target, step));
-                    }
-                }
-                // As a revoke: the release that it leads to is the confirmation.
-                Notice::Forced { name, token } => {
-                    if let Ok(cell) = self.table.cell(name.as_str(), &self.me) {
-                        news |= cell.step(self, |cache, step| cache.on_revoke(token, None, step));
-                    }
-                }
-                Notice::Granted { name, acquire, token, others_waiting } => {
-                    if let Some(cell) = self.table.find(name.as_str()) {
-                        cell.step(self, |cache, step| cache.on_granted(acquire, token, others_waiting, step));
-                    }
-                }
-            }
-        }
-        news
+        fate::on_notices(&mut { self }, notices)
     }
 
     /// The outcomes of a submission, in its order.
     pub(crate) fn on_outcomes(&self, requests: Vec<Request>, outcomes: Vec<Outcome>) {
-        for (request, outcome) in requests.into_iter().zip(outcomes) {
-            if outcome == Outcome::SessionGone {
-                return self.end(Stage::Lost);
-            }
-            if let Some(cell) = self.table.find(request.command.name().as_str()) {
-                cell.on_outcome(self, request.number, outcome);
-            }
+        if fate::on_outcomes(&mut { self }, requests, outcomes) == Err(SessionGone) {
+            self.end(Stage::Lost);
         }
     }
 
     /// Puts all queued acquires up for being asked again.
     pub(crate) fn ask_queued_again(&self) {
         for cell in self.table.cells() {
-            if let Some((number, mode)) = cell.look(|cache| cache.queued()) {
-                self.outbox.lock().ask_again(number, cell.name().clone(), mode);
-            }
+            cell.look(|cache| fate::ask_again(cache, &mut self.outbox.lock()));
         }
     }
 
@@ -221,38 +172,27 @@ impl Shared {
 
     /// Ends the session on this side: guards die, waiters are told, the clerk stops.
     pub(crate) fn end(&self, stage: Stage) {
-        // An answer that overtakes that to the close, or comes after it: the session is gone because it was closed.
-        let leaving = self.stage.load(Ordering::SeqCst) == Stage::Leaving as u8;
-        let stage = if leaving && stage == Stage::Lost { Stage::Closed } else { stage };
+        let stage = self.stage().ended_as(stage);
         let before = self.stage.fetch_max(stage as u8, Ordering::SeqCst);
         if before >= Stage::Closed as u8 {
             return;
         }
-        let epoch = self.lease.end_epoch();
-        let error = self.ending().unwrap_or(AcquireError::Closed);
-        for cell in self.table.cells() {
-            cell.close(self, epoch, false, &error);
-        }
         if stage == Stage::Lost {
             tracing::error!("the session is lost, and its locks with it");
-            self.releaser.tell(SessionEvent::Lost);
         }
+        fate::end(&mut { self }, stage);
         self.over.send_replace(true);
     }
 
     /// Flushes everything, then ends the session at the server.
     pub(crate) async fn close(&self) -> Result<(), CloseError> {
         self.stage.fetch_max(Stage::Closing as u8, Ordering::SeqCst);
-        match self.stage.load(Ordering::SeqCst) {
-            stage if stage == Stage::Closed as u8 => return Ok(()),
-            stage if stage == Stage::Lost as u8 => return Err(CloseError::SessionLost),
-            _ => {}
+        match self.stage() {
+            Stage::Closed => return Ok(()),
+            Stage::Lost => return Err(CloseError::SessionLost),
+            Stage::Open | Stage::Closing | Stage::Leaving => {}
         }
-        let epoch = self.lease.end_guards();
-        let flushes = self.releaser.has_revoke_hook();
-        for cell in self.table.cells() {
-            cell.close(self, epoch, flushes, &AcquireError::Closed);
-        }
+        fate::begin_close(&mut { self }, self.releaser.has_revoke_hook());
         let lease = self.session.lock().lease();
         if self.within(lease, self.all_flushed()).await.is_none() {
             let unflushed = self.unflushed();
@@ -367,13 +307,43 @@ impl Shared {
     }
 }
 
-/// The session of an answer to an open, where it makes sense and is still in force.
-pub(crate) fn session_of(opened: Opened, first_sent: Clocks) -> Result<Session, String> {
-    let Some(session) = Session::opened(opened, first_sent) else {
-        return Err(format!("it opened a session with a lease of {} ms", opened.lease_ms));
-    };
-    if session.deadline_ns() <= Clocks::now().boot_ns {
-        return Err("it opened the session after its lease had run out".to_owned());
+impl Locks for &Shared {
+    type Waiter = Reply;
+
+    fn step<R>(
+        &mut self,
+        name: &LockName,
+        make: bool,
+        decide: impl FnOnce(&mut CachedLock<Reply>, &mut Step<'_, Reply>) -> R,
+    ) -> Option<R> {
+        // A lock name was checked when it was made, so a cell can be had.
+        let made = || self.table.cell(name.as_str(), &self.me).ok();
+        let cell = self.table.find(name.as_str()).or_else(|| make.then(made).flatten())?;
+        Some(cell.step(self, decide))
     }
-    Ok(session)
+
+    fn step_all(&mut self, mut decide: impl FnMut(&mut CachedLock<Reply>, &mut Step<'_, Reply>)) {
+        for cell in self.table.cells() {
+            cell.step(self, &mut decide);
+        }
+    }
+
+    fn end_epoch(&mut self) -> u64 {
+        self.lease.end_epoch()
+    }
+
+    fn end_guards(&mut self) -> u64 {
+        self.lease.end_guards()
+    }
+
+    fn extend(&mut self) {
+        let session = self.session.lock();
+        if session.is_live() {
+            self.lease.extend(session.deadline_ns(), session.lead_max_ns());
+        }
+    }
+
+    fn tell(&mut self, event: SessionEvent) {
+        self.releaser.tell(event);
+    }
 }

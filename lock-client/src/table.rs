@@ -12,6 +12,7 @@ use lock_protocol::{LockName, NameError};
 use parking_lot::Mutex;
 
 use crate::cell::Cell;
+use crate::fate::CacheLimits;
 use crate::lease::Lease;
 use crate::shared::Shared;
 
@@ -24,15 +25,6 @@ pub(crate) struct Table {
     hash: RandomState,
     shards: Vec<Mutex<HashMap<LockName, Arc<Cell>>>>,
     lease: Arc<Lease>,
-}
-
-/// What [`Table::overdue`] decides by.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CacheLimits {
-    /// Locks cached at most.
-    pub(crate) locks: usize,
-    /// Idle for longer than this, ns: given up.
-    pub(crate) idle_ns: u64,
 }
 
 impl Table {
@@ -74,22 +66,14 @@ impl Table {
         }
     }
 
-    /// The cached locks that should be given up: idle for too long, and as many of those idle the longest as the cache is
-    /// over its limit (and a twentieth more, so that the next new lock does not start the search again).
+    /// The cached locks that should be given up.
     pub(crate) fn overdue(&self, now_ns: u64, limits: CacheLimits) -> Vec<Arc<Cell>> {
-        let mut idle: Vec<(u64, Arc<Cell>)> = self
-            .cells()
-            .into_iter()
-            .filter_map(|cell| {
-                cell.look(|cache| cache.is_idle().then(|| cache.last_used_ns())).map(|used| (used, cell))
-            })
-            .collect();
-        let len = self.len();
-        let over = if len > limits.locks { len - limits.locks + limits.locks / 20 } else { 0 };
-        idle.sort_by_key(|(used_ns, _)| *used_ns);
-        let too_long = idle.partition_point(|(used_ns, _)| now_ns.saturating_sub(*used_ns) > limits.idle_ns);
-        idle.truncate(over.max(too_long));
-        idle.into_iter().map(|(_, cell)| cell).collect()
+        let cells = self.cells();
+        let count = cells.len();
+        let idle = cells.into_iter().filter_map(|cell| {
+            cell.look(|cache| cache.is_idle().then(|| cache.last_used_ns())).map(|used_ns| (used_ns, cell))
+        });
+        limits.overdue(idle.collect(), count, now_ns)
     }
 
     fn shard(&self, name: &str) -> &Mutex<HashMap<LockName, Arc<Cell>>> {

@@ -208,7 +208,7 @@ impl World {
                     client.waiting.retain(|(_, waiting)| *waiting != waiter);
                     client.users.push((grant.mode, grant.epoch, grant.token));
                 }
-                Effect::Refuse { .. } => panic!("the model refuses nothing"),
+                Effect::Refuse { .. } | Effect::End { .. } => panic!("the model refuses and ends nothing"),
                 Effect::Flush { token, .. } => {
                     assert!(client.live && client.flushing.is_none());
                     client.flushing = Some(token);

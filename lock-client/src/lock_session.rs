@@ -1,0 +1,587 @@
+//! A session with all its locks, for a shell of one thread: events in, effects out.
+//!
+//! It decides with the same functions as the shell of many threads ([`crate::LockClient`]); it only keeps the parts in one
+//! place instead of one mutex each. So what a simulator finds of it holds for the client, except what lies in the
+//! interleaving of threads, which has a checker of its own.
+//!
+//! Each event begins with a look at the clock: a lease that ran out meanwhile is suspended before anything else happens, as the
+//! other shell's guards and cells do by comparing the time with the deadline themselves. Each ends with the sending of what may be sent.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lock_protocol::{
+    FencingToken, KeepAlive, LockName, Mode, Notice, Outcome, Refusal, Renewed, Request, SessionId, Submission,
+};
+use wire::Endpoint;
+
+use crate::cache::{CachedLock, Effect, Grant, Step, WaiterId};
+use crate::clock::Clocks;
+use crate::error::AcquireError;
+use crate::exchange::{Departure, Exchange};
+use crate::fate::{self, CacheLimits, Locks, SessionEvent, SessionGone, Stage};
+use crate::outbox::{BatchId, Outbox};
+use crate::route::Route;
+use crate::session::Session;
+use crate::shared::WAITERS_MAX;
+
+/// One attempt to connect, and the connections that came of it; events that name an earlier one are ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkId(pub u64);
+
+/// What the shell has to do, in this order.
+#[derive(Debug)]
+pub enum SessionEffect<W> {
+    /// Dial both connections, after the pause; then [`LockSession::on_connected`] or [`LockSession::on_disconnected`].
+    Dial {
+        /// Names the attempt.
+        link: LinkId,
+        /// Where.
+        endpoint: Endpoint,
+        /// Before; to be shortened at random, by up to a half.
+        pause: Duration,
+    },
+    /// Drop both connections: no answer on them counts any longer.
+    Disconnect {
+        /// Which.
+        link: LinkId,
+    },
+    /// Drop the callback connection and dial it anew; where that fails, [`LockSession::on_disconnected`].
+    DialCallback {
+        /// Beside which connection.
+        link: LinkId,
+        /// Where.
+        endpoint: Endpoint,
+    },
+    /// Send it; then [`LockSession::on_submitted`].
+    Submit {
+        /// Over which connection.
+        link: LinkId,
+        /// To tell the answer by.
+        batch: BatchId,
+        /// The message.
+        submission: Submission,
+    },
+    /// Send it; then [`LockSession::on_kept_alive`].
+    KeepAlive {
+        /// Over which connection.
+        link: LinkId,
+        /// The message.
+        keep_alive: KeepAlive,
+    },
+    /// Ask the server to end the session; then [`LockSession::on_closed`].
+    Close {
+        /// Over which connection.
+        link: LinkId,
+    },
+    /// The waiter has the lock.
+    Serve {
+        /// Which lock.
+        name: LockName,
+        /// Whom.
+        waiter: W,
+        /// What it has; its end goes to [`LockSession::end_guard`].
+        grant: Grant,
+    },
+    /// The waiter will not have the lock.
+    Fail {
+        /// Which lock.
+        name: LockName,
+        /// Whom.
+        waiter: W,
+        /// Why.
+        error: AcquireError,
+    },
+    /// Run the owner's hook, again and again until it succeeds, but only while the lease is in force; then
+    /// [`LockSession::on_flushed`].
+    Flush {
+        /// Which lock.
+        name: LockName,
+        /// As the session holds it.
+        from: Mode,
+        /// What it keeps.
+        to: Option<Mode>,
+        /// Of the tenure.
+        token: FencingToken,
+    },
+    /// Every guard of an earlier epoch is invalid from now on. (It was invalid before where its time had run out: see
+    /// [`LockSession::valid_for`].)
+    GuardsDie {
+        /// The new epoch.
+        epoch: u64,
+    },
+    /// Tell the owner.
+    Tell(SessionEvent),
+    /// The session is over; there will be no more effects.
+    Over(Stage),
+}
+
+/// What a local user's wish came to at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// It was cached and free.
+    Had(Grant),
+    /// It is served by an effect, maybe among those of this very event.
+    Waits(WaiterId),
+}
+
+#[derive(Debug)]
+enum Connection {
+    Dialling,
+    Up(Exchange),
+}
+
+/// The part that the locks act on.
+#[derive(Debug)]
+struct Held<W> {
+    now_ns: u64,
+    session: Session,
+    outbox: Outbox,
+    locks: BTreeMap<LockName, CachedLock<W>>,
+    epoch: u64,
+    /// Whether guards of this epoch are valid until the session's deadline.
+    in_force: bool,
+    stage: Stage,
+    flushes: bool,
+    waiters: usize,
+    effects: Vec<SessionEffect<W>>,
+}
+
+/// A session with all its locks; `W` is what the shell knows a waiter by.
+#[derive(Debug)]
+pub struct LockSession<W> {
+    held: Held<W>,
+    route: Route,
+    limits: CacheLimits,
+    endpoint: Endpoint,
+    link: LinkId,
+    connection: Connection,
+    in_flight: BTreeMap<BatchId, Vec<Request>>,
+    close_asked: bool,
+}
+
+impl<W> LockSession<W> {
+    /// A session that `endpoint` has just opened; its first effect dials there. `flushes` says whether the owner has a hook
+    /// that flushes.
+    pub fn new(session: Session, endpoint: Endpoint, route: Route, limits: CacheLimits, flushes: bool) -> Self {
+        let link = LinkId(1);
+        let dial = SessionEffect::Dial { link, endpoint: endpoint.clone(), pause: Duration::ZERO };
+        let held = Held {
+            now_ns: 0,
+            in_force: session.is_live(),
+            session,
+            outbox: Outbox::new(),
+            locks: BTreeMap::new(),
+            epoch: 0,
+            stage: Stage::Open,
+            flushes,
+            waiters: 0,
+            effects: vec![dial],
+        };
+        let connection = Connection::Dialling;
+        let in_flight = BTreeMap::new();
+        LockSession { held, route, limits, endpoint, link, connection, in_flight, close_asked: false }
+    }
+
+    /// What is to be done since the last call; to be asked after each event.
+    pub fn take_effects(&mut self) -> Vec<SessionEffect<W>> {
+        std::mem::take(&mut self.held.effects)
+    }
+
+    /// A local user wants a lock.
+    ///
+    /// # Errors
+    /// The session is over or being closed, or too many wait.
+    pub fn acquire(&mut self, now: Clocks, name: &LockName, mode: Mode, waiter: W) -> Result<Acquired, AcquireError> {
+        self.begin(now);
+        if let Some(error) = ending(self.held.stage) {
+            return Err(error);
+        }
+        let (epoch, in_force) = (self.held.epoch, self.held.in_force);
+        if in_force
+            && let Some(lock) = self.held.locks.get_mut(name)
+            && let Some(token) = lock.start_cached(mode, epoch, now.boot_ns)
+        {
+            return Ok(Acquired::Had(Grant { token, mode, epoch }));
+        }
+        if self.held.waiters >= WAITERS_MAX {
+            return Err(AcquireError::Limit(format!("{WAITERS_MAX} users of this client wait already")));
+        }
+        self.held.waiters += 1;
+        let waits = self.held.step(name, true, |lock, step| lock.wait(mode, waiter, step));
+        self.finish(now);
+        waits.map(Acquired::Waits).ok_or(AcquireError::Closed)
+    }
+
+    /// A waiter withdraws its wish; false where it was served or failed already.
+    pub fn leave(&mut self, now: Clocks, name: &LockName, waiter: WaiterId) -> bool {
+        self.begin(now);
+        if self.held.stage.is_over() {
+            return false;
+        }
+        let left = self.held.step(name, false, |lock, step| lock.leave(waiter, step)).unwrap_or(false);
+        self.held.waiters -= usize::from(left);
+        self.finish(now);
+        left
+    }
+
+    /// A guard's end, dead or alive; `epoch` as in its grant.
+    pub fn end_guard(&mut self, now: Clocks, name: &LockName, epoch: u64) {
+        self.begin(now);
+        let over = self.held.stage.is_over();
+        let done = self.held.locks.get_mut(name).is_none_or(|lock| lock.end_cached(epoch));
+        if !done && !over {
+            self.held.step(name, false, CachedLock::settle);
+        }
+        self.finish(now);
+    }
+
+    /// The owner's hook succeeded.
+    pub fn on_flushed(&mut self, now: Clocks, name: &LockName, token: FencingToken) {
+        self.begin(now);
+        if !self.held.stage.is_over() {
+            self.held.step(name, false, |lock, step| lock.on_flushed(token, step));
+        }
+        self.finish(now);
+    }
+
+    /// Both connections stand.
+    pub fn on_connected(&mut self, now: Clocks, link: LinkId) {
+        self.begin(now);
+        if link != self.link {
+            return;
+        }
+        let exchange = Exchange::new(now.boot_ns, &mut self.held.session, &mut self.held.outbox);
+        self.connection = Connection::Up(exchange);
+        self.in_flight.clear();
+        self.close_asked = false;
+        self.held.ask_again();
+        self.finish(now);
+    }
+
+    /// A connection could not be made, or has ended.
+    pub fn on_disconnected(&mut self, now: Clocks, link: LinkId, answer: impl Into<String>) {
+        self.begin(now);
+        if link == self.link {
+            self.depart(Departure::elsewhere(answer));
+        }
+        self.finish(now);
+    }
+
+    /// Notices came on the callback connection.
+    pub fn on_notices(&mut self, now: Clocks, notices: Vec<Notice>) {
+        self.begin(now);
+        if self.held.stage.is_over() {
+            return;
+        }
+        if let Connection::Up(exchange) = &mut self.connection {
+            exchange.on_callback_heard();
+        }
+        fate::on_notices(&mut self.held, notices);
+        self.finish(now);
+    }
+
+    /// The answer to a submission.
+    pub fn on_submitted(&mut self, now: Clocks, link: LinkId, batch: BatchId, answer: Result<Vec<Outcome>, Refusal>) {
+        self.begin(now);
+        if link == self.link
+            && let Connection::Up(exchange) = &mut self.connection
+            && let Some(requests) = self.in_flight.remove(&batch)
+        {
+            let asked = (batch, requests.len());
+            let outbox = &mut self.held.outbox;
+            match exchange.on_submitted(asked, answer, now.boot_ns, outbox, &mut self.route) {
+                Ok(outcomes) => {
+                    if fate::on_outcomes(&mut self.held, requests, outcomes) == Err(SessionGone) {
+                        self.end(Stage::Lost);
+                    }
+                }
+                Err(departure) => self.depart(departure),
+            }
+        }
+        self.finish(now);
+    }
+
+    /// The answer to a keep-alive.
+    pub fn on_kept_alive(&mut self, now: Clocks, link: LinkId, answer: Result<Renewed, Refusal>) {
+        self.begin(now);
+        if link == self.link
+            && let Connection::Up(exchange) = &mut self.connection
+        {
+            match answer {
+                Ok(renewed) => {
+                    exchange.on_kept_alive(&mut self.route);
+                    let change = self.held.session.on_renewed(renewed.stamp, now);
+                    fate::on_lease_change(&mut self.held, change);
+                    if fate::on_notices(&mut self.held, renewed.notices) {
+                        exchange.on_revoke_news(now.boot_ns);
+                    }
+                }
+                Err(refusal) => {
+                    if let Err(departure) = exchange.on_keep_alive_refused(refusal, now.boot_ns) {
+                        self.depart(departure);
+                    }
+                }
+            }
+        }
+        self.finish(now);
+    }
+
+    /// Time went by.
+    pub fn on_time(&mut self, now: Clocks) {
+        self.begin(now);
+        self.finish(now);
+    }
+
+    /// When [`LockSession::on_time`] is to be called at the latest, boot time, ns; may have passed already.
+    pub fn next_ns(&self) -> Option<u64> {
+        if self.held.stage.is_over() {
+            return None;
+        }
+        let deadline = self.held.session.is_live().then(|| self.held.session.deadline_ns());
+        let exchange = match &self.connection {
+            Connection::Up(exchange) => Some(exchange.next_ns(self.held.now_ns, &self.held.session)),
+            Connection::Dialling => None,
+        };
+        deadline.into_iter().chain(exchange).min()
+    }
+
+    /// Guards die, waiters fail, everything is flushed, and then the session is ended at the server. The shell gives up waiting
+    /// with [`LockSession::abandon`].
+    pub fn close(&mut self, now: Clocks) {
+        self.begin(now);
+        if self.held.stage == Stage::Open {
+            self.held.stage = Stage::Closing;
+            let flushes = self.held.flushes;
+            fate::begin_close(&mut self.held, flushes);
+        }
+        self.finish(now);
+    }
+
+    /// The server's answer to a close.
+    pub fn on_closed(&mut self, now: Clocks, link: LinkId, answer: Result<(), Refusal>) {
+        self.begin(now);
+        if link == self.link && self.held.stage == Stage::Leaving {
+            match answer {
+                Ok(()) | Err(Refusal::SessionGone) => self.end(Stage::Closed),
+                Err(Refusal::NotPrimary { hint }) => {
+                    self.depart(Departure::Elsewhere { answer: "not the primary".into(), hint });
+                }
+                Err(refusal) => self.depart(Departure::elsewhere(refusal.to_string())),
+            }
+        }
+        self.finish(now);
+    }
+
+    /// Ends the session like a crash: nothing is flushed, and the locks are free when the lease has run out.
+    pub fn abandon(&mut self, now: Clocks) {
+        self.begin(now);
+        self.end(Stage::Closed);
+    }
+
+    /// For how long a guard of that epoch is valid from now on; zero once it is not, and then for good. To be asked with the
+    /// clock of the moment at which it is used, without an event before.
+    pub fn valid_for(&self, epoch: u64, now: Clocks) -> Duration {
+        let session = &self.held.session;
+        let deadline_ns = if self.held.in_force { session.deadline_ns() } else { 0 };
+        crate::lease::valid_for(epoch, self.held.epoch, deadline_ns, session.lead_max_ns(), now)
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> SessionId {
+        self.held.session.id()
+    }
+
+    /// How far its end has come.
+    pub fn stage(&self) -> Stage {
+        self.held.stage
+    }
+
+    /// Local waiters without an answer.
+    pub fn waiters(&self) -> usize {
+        self.held.waiters
+    }
+
+    /// The locks that it knows, by name.
+    pub fn locks(&self) -> impl Iterator<Item = &CachedLock<W>> {
+        self.held.locks.values()
+    }
+
+    fn begin(&mut self, now: Clocks) {
+        self.held.now_ns = now.boot_ns;
+        if !self.held.stage.is_over() {
+            let change = self.held.session.on_time(now);
+            fate::on_lease_change(&mut self.held, change);
+        }
+    }
+
+    fn finish(&mut self, now: Clocks) {
+        if self.held.stage.is_over() {
+            return;
+        }
+        if self.held.stage == Stage::Closing && !self.held.locks.values().any(CachedLock::is_flushing) {
+            self.held.stage = Stage::Leaving;
+        }
+        let full = self.held.locks.len() > self.limits.locks;
+        let Connection::Up(exchange) = &mut self.connection else { return };
+        match exchange.due(now, &self.held.session, full) {
+            Err(departure) => return self.depart(departure),
+            Ok(due) => {
+                if due.ask_again {
+                    self.held.ask_again();
+                }
+                if due.sweep {
+                    self.held.sweep(self.limits);
+                }
+                if due.callback {
+                    let effect = SessionEffect::DialCallback { link: self.link, endpoint: self.endpoint.clone() };
+                    self.held.effects.push(effect);
+                }
+            }
+        }
+        self.send(now);
+    }
+
+    fn send(&mut self, now: Clocks) {
+        let (link, session) = (self.link, self.held.session.id());
+        let Connection::Up(exchange) = &mut self.connection else { return };
+        while let Some(batch) = exchange.submission(now.boot_ns, &mut self.held.outbox) {
+            let submission = Submission { session, floor: batch.floor, requests: batch.requests.clone() };
+            self.held.effects.push(SessionEffect::Submit { link, batch: batch.id, submission });
+            self.in_flight.insert(batch.id, batch.requests);
+        }
+        let floor = self.held.outbox.floor();
+        if let Some(keep_alive) = exchange.keep_alive(now, &mut self.held.session, floor) {
+            self.held.effects.push(SessionEffect::KeepAlive { link, keep_alive });
+        }
+        if self.held.stage == Stage::Leaving && !self.close_asked {
+            self.close_asked = true;
+            self.held.effects.push(SessionEffect::Close { link });
+        }
+    }
+
+    fn depart(&mut self, departure: Departure) {
+        let Departure::Elsewhere { answer, hint } = departure else { return self.end(Stage::Lost) };
+        self.held.effects.push(SessionEffect::Disconnect { link: self.link });
+        self.route.on_failure(&self.endpoint, answer, hint.as_deref());
+        let (endpoint, pause) = self.route.next_server();
+        self.link.0 += 1;
+        self.connection = Connection::Dialling;
+        self.held.effects.push(SessionEffect::Dial { link: self.link, endpoint: endpoint.clone(), pause });
+        self.endpoint = endpoint;
+    }
+
+    fn end(&mut self, stage: Stage) {
+        if self.held.stage.is_over() {
+            return;
+        }
+        self.held.stage = self.held.stage.ended_as(stage);
+        let stage = self.held.stage;
+        fate::end(&mut self.held, stage);
+        self.held.effects.push(SessionEffect::Disconnect { link: self.link });
+        // So that no event of the connection counts any longer.
+        self.link.0 += 1;
+        self.held.effects.push(SessionEffect::Over(stage));
+    }
+}
+
+impl<W> Held<W> {
+    fn ask_again(&mut self) {
+        for lock in self.locks.values() {
+            fate::ask_again(lock, &mut self.outbox);
+        }
+    }
+
+    fn sweep(&mut self, limits: CacheLimits) {
+        self.locks.retain(|_, lock| !lock.is_unknown());
+        let idle = self.locks.values().filter(|lock| lock.is_idle());
+        let idle = idle.map(|lock| (lock.last_used_ns(), lock.name().clone())).collect();
+        for name in limits.overdue(idle, self.locks.len(), self.now_ns) {
+            self.step(&name, false, |lock, step| lock.evict(step));
+        }
+    }
+
+    fn carry_out(&mut self, name: &LockName, effect: Effect<W>) {
+        let name = name.clone();
+        let effect = match effect {
+            Effect::Flush { token, .. } if !self.flushes => {
+                self.step(&name, false, |lock, step| lock.on_flushed(token, step));
+                return;
+            }
+            Effect::Flush { from, to, token } => SessionEffect::Flush { name, from, to, token },
+            Effect::Serve { waiter, grant } => {
+                self.waiters -= 1;
+                SessionEffect::Serve { name, waiter, grant }
+            }
+            Effect::Refuse { waiter, limit } => {
+                self.waiters -= 1;
+                SessionEffect::Fail { name, waiter, error: AcquireError::Limit(limit) }
+            }
+            Effect::End { waiter } => {
+                self.waiters -= 1;
+                let error = ending(self.stage).unwrap_or(AcquireError::Closed);
+                SessionEffect::Fail { name, waiter, error }
+            }
+        };
+        self.effects.push(effect);
+    }
+}
+
+impl<W> Locks for Held<W> {
+    type Waiter = W;
+
+    fn step<R>(
+        &mut self,
+        name: &LockName,
+        make: bool,
+        decide: impl FnOnce(&mut CachedLock<W>, &mut Step<'_, W>) -> R,
+    ) -> Option<R> {
+        if make && !self.locks.contains_key(name) {
+            self.locks.insert(name.clone(), CachedLock::new(name.clone(), self.epoch));
+        }
+        let lock = self.locks.get_mut(name)?;
+        let mut effects = Vec::new();
+        let live = self.in_force && lock.epoch() == self.epoch;
+        let outbox = &mut self.outbox;
+        let result = decide(lock, &mut Step { now_ns: self.now_ns, live, outbox, effects: &mut effects });
+        for effect in effects {
+            self.carry_out(name, effect);
+        }
+        Some(result)
+    }
+
+    fn step_all(&mut self, mut decide: impl FnMut(&mut CachedLock<W>, &mut Step<'_, W>)) {
+        let names: Vec<LockName> = self.locks.keys().cloned().collect();
+        for name in names {
+            self.step(&name, false, &mut decide);
+        }
+    }
+
+    fn end_epoch(&mut self) -> u64 {
+        self.in_force = false;
+        self.end_guards()
+    }
+
+    fn end_guards(&mut self) -> u64 {
+        self.epoch += 1;
+        self.effects.push(SessionEffect::GuardsDie { epoch: self.epoch });
+        self.epoch
+    }
+
+    fn extend(&mut self) {
+        self.in_force = self.session.is_live();
+    }
+
+    fn tell(&mut self, event: SessionEvent) {
+        self.effects.push(SessionEffect::Tell(event));
+    }
+}
+
+/// Why nothing can be acquired any more, where that is so.
+pub(crate) fn ending(stage: Stage) -> Option<AcquireError> {
+    match stage {
+        Stage::Open => None,
+        Stage::Lost => Some(AcquireError::SessionLost),
+        Stage::Closing | Stage::Leaving | Stage::Closed => Some(AcquireError::Closed),
+    }
+}

@@ -1,0 +1,123 @@
+//! Opening a session: a core without clock or IO.
+//!
+//! The nonce stays the same over all servers and repetitions, so an open whose answer was lost is answered with the same session;
+//! the lease counts from the first transmission. If the answer comes so late that this lease is over, a new nonce is drawn;
+//! the old session, if there is one, ends by itself.
+
+use lock_protocol::{Open, Opened, Refusal};
+
+use crate::clock::Clocks;
+use crate::session::Session;
+
+/// The search for a session.
+#[derive(Debug)]
+pub struct Opening {
+    open: Open,
+    first_sent: Option<Clocks>,
+}
+
+/// What an answer to an open came to.
+#[derive(Debug)]
+pub enum OpenStep {
+    /// The session, and its nonce, which the callback connection must show.
+    Opened(Session, u128),
+    /// The next server is to be tried.
+    Again {
+        /// What this one said, for people.
+        answer: String,
+        /// Whom it takes for the primary.
+        hint: Option<String>,
+    },
+    /// The request itself is found wrong; one line says why.
+    Refused(String),
+}
+
+impl Opening {
+    /// `open` carries a random nonce.
+    pub fn new(open: Open) -> Self {
+        Opening { open, first_sent: None }
+    }
+
+    /// The message, which is sent now.
+    pub fn transmit(&mut self, now: Clocks) -> Open {
+        self.first_sent.get_or_insert(now);
+        self.open.clone()
+    }
+
+    /// An answer; `fresh_nonce` is random, and used where the old one cannot serve any longer.
+    pub fn on_answer(&mut self, answer: Result<Opened, Refusal>, now: Clocks, fresh_nonce: u128) -> OpenStep {
+        match answer {
+            Ok(opened) => match self.session_of(opened, now) {
+                Ok(session) => OpenStep::Opened(session, self.open.nonce),
+                Err(answer) => {
+                    self.start_anew(fresh_nonce);
+                    OpenStep::Again { answer, hint: None }
+                }
+            },
+            Err(Refusal::Invalid(answer)) => OpenStep::Refused(answer),
+            Err(refusal) => {
+                let answer = refusal.to_string();
+                if refusal == Refusal::SessionGone {
+                    self.start_anew(fresh_nonce);
+                }
+                let hint = if let Refusal::NotPrimary { hint } = refusal { hint } else { None };
+                OpenStep::Again { answer, hint }
+            }
+        }
+    }
+
+    fn start_anew(&mut self, nonce: u128) {
+        self.first_sent = None;
+        self.open.nonce = nonce;
+    }
+
+    /// The session of an answer, where it makes sense and is still in force.
+    fn session_of(&self, opened: Opened, now: Clocks) -> Result<Session, String> {
+        let Some(first_sent) = self.first_sent else { return Err("it answered what was not asked".to_owned()) };
+        let Some(session) = Session::opened(opened, first_sent) else {
+            return Err(format!("it opened a session with a lease of {} ms", opened.lease_ms));
+        };
+        if session.deadline_ns() <= now.boot_ns {
+            return Err("it opened the session after its lease had run out".to_owned());
+        }
+        Ok(session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lock_protocol::{ClientIdentity, SessionId};
+
+    use super::*;
+
+    fn opening() -> Opening {
+        Opening::new(Open { nonce: 1, lease_ms: 1000, identity: ClientIdentity::default() })
+    }
+
+    fn at(ms: u64) -> Clocks {
+        Clocks { boot_ns: ms * 1_000_000, real_ns: ms * 1_000_000 }
+    }
+
+    #[test]
+    fn m3_an_open_that_is_sent_again_has_the_same_nonce_and_its_lease_counts_from_the_first_transmission() {
+        let mut opening = opening();
+        let first = opening.transmit(at(100));
+        assert!(matches!(opening.on_answer(Err(Refusal::ViewChanging), at(200), 2), OpenStep::Again { .. }));
+        assert_eq!(opening.transmit(at(300)), first);
+        let opened = Opened { session: SessionId(7), lease_ms: 1000 };
+        let OpenStep::Opened(session, nonce) = opening.on_answer(Ok(opened), at(400), 2) else { panic!() };
+        assert_eq!((session.deadline_ns(), nonce), (1_000_000_000, 1), "100 ms + 1000 ms - the margin of 100 ms");
+    }
+
+    #[test]
+    fn m3_an_answer_after_the_lease_of_the_first_transmission_is_not_used_but_a_new_session_opened() {
+        let mut opening = opening();
+        opening.transmit(at(100));
+        let opened = Opened { session: SessionId(7), lease_ms: 1000 };
+        assert!(matches!(opening.on_answer(Ok(opened), at(1000), 2), OpenStep::Again { .. }));
+        assert_eq!(opening.transmit(at(1100)).nonce, 2);
+        let opened = Opened { session: SessionId(8), lease_ms: 1000 };
+        let OpenStep::Opened(session, nonce) = opening.on_answer(Ok(opened), at(1200), 3) else { panic!() };
+        assert_eq!((session.deadline_ns(), nonce), (2_000_000_000, 2));
+    }
+}
