@@ -6,6 +6,8 @@ mod kv;
 
 #[path = "linearizability/cluster.rs"]
 mod cluster;
+#[path = "linearizability/locks.rs"]
+mod locks;
 #[path = "linearizability/random.rs"]
 mod random;
 
@@ -129,7 +131,7 @@ fn unknown_operations_build_on_each_other() {
 fn registers_are_told_apart_and_the_wrong_one_is_named() {
     let text = "0..1 put good a = ok\n 2..3 get good = a\n 0..1 put wrong b = ok\n 2..3 get wrong = a";
     let violation = check(&history(text)).expect_err("register wrong is wrong").to_string();
-    for part in ["register \"wrong\"", "gives 1 of them", "holds Some(\"b\")", "2..3 Get = Holds(Some(\"a\"))"] {
+    for part in ["register \"wrong\"", "gives 1 of them", "state is Some(\"b\")", "2..3 Get = Holds(Some(\"a\"))"] {
         assert!(violation.contains(part), "{violation}");
     }
 }
@@ -141,5 +143,5 @@ fn what_is_too_hard_is_neither_right_nor_wrong() {
         text += &format!("0..100 put k {number} = ok\n");
     }
     text += "101..102 get k = none-of-them";
-    assert_eq!(check(&history(&text)), Err(Violation::Undecided { register: "\"k\"".into() }));
+    assert_eq!(check(&history(&text)), Err(Violation::Undecided { object: "register \"k\"".into() }));
 }

@@ -2,23 +2,21 @@
 //!
 //! Why it is right: an order is built from its beginning. What may come next is every operation that was called before
 //! the first of those left returned; each is tried, so an order is found where there is one. What can follow depends on
-//! two things alone: which operations are in, and what the register holds. So a pair of these that was met before is not
+//! two things alone: which operations are in, and the object's state. So a pair of these that was met before is not
 //! tried again.
 //!
 //! Unknown operations may be left out, and so there are very many sets of them; three rules keep most out of the search.
 //!
-//! - One is tried only where it changes the register, and then something has to see the change: a write straight after it
+//! - One is tried only where it changes the state, and then something has to see the change: a write straight after it
 //!   would hide it, and the order without it is as good.
 //! - Of those that do the same, the one called first is tried first: it can stand wherever a later one can.
-//! - Where the same answers are explained with fewer of them, and the register holds the same, whatever can follow with
+//! - Where the same answers are explained with fewer of them, and the state is the same, whatever can follow with
 //!   more can follow there too.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 
-use super::history::{Action, History, Operation};
-
-/// Configurations that are tried for one key: some hundred megabytes for a history of thousands.
+/// Configurations that are tried for one object: some hundred megabytes for a history of thousands.
 pub const CONFIGURATIONS_MAX: usize = 1 << 18;
 
 /// Why a history does not count as linearizable.
@@ -26,31 +24,31 @@ pub const CONFIGURATIONS_MAX: usize = 1 << 18;
 pub enum Violation {
     /// There is no order.
     NotLinearizable {
-        /// The register's key.
-        register: String,
+        /// The register or lock.
+        object: String,
         /// How many answers the longest order explains.
         explained: usize,
-        /// What the register holds after it.
-        holds: String,
+        /// Its state after them.
+        state: String,
         /// The answered operations of which one would have to follow.
         next: Vec<String>,
     },
     /// The search gave up.
     Undecided {
-        /// The register's key.
-        register: String,
+        /// The register or lock.
+        object: String,
     },
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Violation::NotLinearizable { register, explained, holds, next } => {
-                writeln!(f, "register {register}: no order gives the answers; the longest gives {explained} of them,")?;
-                write!(f, "then it holds {holds}, and none of these can follow:\n  {}", next.join("\n  "))
+            Violation::NotLinearizable { object, explained, state, next } => {
+                writeln!(f, "{object}: no order gives the answers; the longest gives {explained} of them,")?;
+                write!(f, "then its state is {state}, and none of these can follow:\n  {}", next.join("\n  "))
             }
-            Violation::Undecided { register } => {
-                write!(f, "register {register}: undecided after {CONFIGURATIONS_MAX} configurations")
+            Violation::Undecided { object } => {
+                write!(f, "{object}: undecided after {CONFIGURATIONS_MAX} configurations")
             }
         }
     }
@@ -58,15 +56,27 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// Whether the history is linearizable.
-///
-/// # Errors
-/// It is not, or the search gave up; of the first register, in the order of keys, where it is so.
-pub fn check<K: Ord + Debug, V: Clone + Ord + Debug>(history: &History<K, V>) -> Result<(), Violation> {
-    for (key, operations) in history.registers() {
-        Search::new(operations).run(&format!("{key:?}"))?;
-    }
-    Ok(())
+/// An operation as the search sees it.
+pub(super) trait Sought: fmt::Display {
+    /// The object's.
+    type State: Clone + Ord + Debug;
+
+    /// When it was called: it takes effect no earlier.
+    fn called(&self) -> u64;
+    /// When it must have taken effect; none where its outcome is unknown.
+    fn returned(&self) -> Option<u64>;
+    /// The state afterwards, if this operation can be executed on it as it is: if the answer, where one is known, would be
+    /// the same.
+    fn execute(&self, state: &Self::State) -> Option<Self::State>;
+    /// Whether two unknown ones are the same but for the time of their calls.
+    fn does_as(&self, other: &Self) -> bool;
+    /// Whether the state afterwards is the same whatever it was.
+    fn overwrites(&self) -> bool;
+}
+
+/// Whether the operations of one object can be put into an order.
+pub(super) fn seek<O: Sought>(object: &str, start: O::State, operations: &[O]) -> Result<(), Violation> {
+    Search::new(start, operations).run(object)
 }
 
 /// Operations, one bit each.
@@ -74,69 +84,80 @@ type Bits = Vec<u64>;
 
 /// A state of the search, but for the unknown operations that are in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Configuration<V> {
-    /// The answered operations that are in.
+struct Configuration<S> {
+    /// All answered operations are in that belong to words of bits before this one.
+    word: usize,
+    /// Those of the words from there on, up to the last that is not zero.
     explained: Bits,
-    holds: Option<V>,
+    state: S,
     /// The last operation's outcome is unknown: the next one has to see what it did.
     unseen: bool,
 }
 
 /// How the search came to where it is.
 #[derive(Debug)]
-struct Step<V> {
+struct Step<S> {
     operation: usize,
-    held_before: Option<V>,
+    state_before: S,
     unseen_before: bool,
+    end_before: usize,
 }
 
 #[derive(Debug)]
-struct Search<'a, V> {
+struct Search<'a, O: Sought> {
     /// Answered ones first, each part in the order of calls.
-    operations: Vec<&'a Operation<V>>,
+    operations: Vec<&'a O>,
     answered: usize,
     /// For each unknown operation, the one before it that does the same.
     twins: Vec<Option<usize>>,
-    now: Configuration<V>,
+    /// The answered operations that are in.
+    explained: Bits,
     /// The unknown operations that are in.
     unknown: Bits,
+    state: O::State,
+    unseen: bool,
     /// Answered operations that are in.
-    explained: usize,
+    count: usize,
     /// All answered operations below are in.
     low: usize,
+    /// None from here on is.
+    end: usize,
     /// The configuration with the most answered operations in, and how many those are.
-    furthest: (usize, Configuration<V>),
+    furthest: (usize, Configuration<O::State>),
 }
 
-impl<'a, V: Clone + Ord + Debug> Search<'a, V> {
-    fn new(operations: &'a [Operation<V>]) -> Self {
+impl<'a, O: Sought> Search<'a, O> {
+    fn new(start: O::State, operations: &'a [O]) -> Self {
         let mut operations: Vec<_> = operations.iter().collect();
-        operations.sort_by_key(|operation| (operation.returned.is_none(), operation.called));
-        let answered = operations.partition_point(|operation| operation.returned.is_some());
-        let twin = |at: usize| (answered..at).rfind(|before| operations[*before].action == operations[at].action);
+        operations.sort_by_key(|operation| (operation.returned().is_none(), operation.called()));
+        let answered = operations.partition_point(|operation| operation.returned().is_some());
+        let twin = |at: usize| (answered..at).rfind(|before| operations[*before].does_as(operations[at]));
         let twins: Vec<_> = (answered..operations.len()).map(twin).collect();
-        let start = Configuration { explained: vec![0; answered.div_ceil(64)], holds: None, unseen: false };
+        let first = Configuration { word: 0, explained: Bits::new(), state: start.clone(), unseen: false };
         Search {
             answered,
+            explained: vec![0; answered.div_ceil(64)],
             unknown: vec![0; twins.len().div_ceil(64)],
             twins,
             operations,
-            furthest: (0, start.clone()),
-            now: start,
-            explained: 0,
+            state: start,
+            unseen: false,
+            count: 0,
             low: 0,
+            end: 0,
+            furthest: (0, first),
         }
     }
 
-    fn run(mut self, register: &str) -> Result<(), Violation> {
-        let mut tried: BTreeMap<Configuration<V>, Vec<Bits>> = BTreeMap::new();
+    fn run(mut self, object: &str) -> Result<(), Violation> {
+        let mut tried: BTreeMap<Configuration<O::State>, Vec<Bits>> = BTreeMap::new();
         let mut tries = 0;
         let mut path = Vec::new();
         let mut from = 0;
-        while self.explained < self.answered {
-            if let Some((operation, holds)) = self.next(from) {
-                let step = self.take(operation, holds);
-                let with = tried.entry(self.now.clone()).or_default();
+        while self.count < self.answered {
+            if let Some((operation, state)) = self.next(from) {
+                let step = self.take(operation, state);
+                let with = tried.entry(self.configuration()).or_default();
                 if !with.iter().any(|fewer| is_subset(fewer, &self.unknown)) {
                     with.push(self.unknown.clone());
                     tries += 1;
@@ -150,18 +171,24 @@ impl<'a, V: Clone + Ord + Debug> Search<'a, V> {
                 from = step.operation + 1;
                 self.take_back(step);
             } else {
-                return Err(self.violation(register));
+                return Err(self.violation(object));
             }
             if tries > CONFIGURATIONS_MAX {
-                return Err(Violation::Undecided { register: register.to_owned() });
+                return Err(Violation::Undecided { object: object.to_owned() });
             }
         }
         Ok(())
     }
 
+    fn configuration(&self) -> Configuration<O::State> {
+        let word = self.low / 64;
+        let explained = self.explained[word..self.end.div_ceil(64).max(word)].to_vec();
+        Configuration { word, explained, state: self.state.clone(), unseen: self.unseen }
+    }
+
     fn is_taken(&self, operation: usize) -> bool {
         let (bits, place) = match operation.checked_sub(self.answered) {
-            None => (&self.now.explained, operation),
+            None => (&self.explained, operation),
             Some(place) => (&self.unknown, place),
         };
         bits[place / 64] & (1 << (place % 64)) != 0
@@ -170,7 +197,7 @@ impl<'a, V: Clone + Ord + Debug> Search<'a, V> {
     /// Puts an operation in, or takes it out.
     fn flip(&mut self, operation: usize) {
         let (bits, place) = match operation.checked_sub(self.answered) {
-            None => (&mut self.now.explained, operation),
+            None => (&mut self.explained, operation),
             Some(place) => (&mut self.unknown, place),
         };
         bits[place / 64] ^= 1 << (place % 64);
@@ -181,72 +208,80 @@ impl<'a, V: Clone + Ord + Debug> Search<'a, V> {
         let mut first_return = u64::MAX;
         let mut overlapping = Vec::new();
         for operation in self.low..self.answered {
-            if self.operations[operation].called > first_return {
+            if self.operations[operation].called() > first_return {
                 break;
             }
             if !self.is_taken(operation) {
-                first_return = first_return.min(self.operations[operation].deadline());
+                first_return = first_return.min(self.operations[operation].returned().unwrap_or(u64::MAX));
                 overlapping.push(operation);
             }
         }
-        overlapping.retain(|operation| self.operations[*operation].called <= first_return);
+        overlapping.retain(|operation| self.operations[*operation].called() <= first_return);
         (overlapping, first_return)
     }
 
-    /// The first operation at or after `from` that can come next, and what the register then holds.
-    fn next(&self, from: usize) -> Option<(usize, Option<V>)> {
+    /// The first operation at or after `from` that can come next, and the state afterwards.
+    fn next(&self, from: usize) -> Option<(usize, O::State)> {
         let (overlapping, first_return) = self.overlapping();
         let unknown = (self.answered..self.operations.len())
-            .take_while(|operation| self.operations[*operation].called <= first_return)
+            .take_while(|operation| self.operations[*operation].called() <= first_return)
             .filter(|operation| !self.is_taken(*operation))
             .filter(|operation| self.twins[*operation - self.answered].is_none_or(|twin| self.is_taken(twin)));
         overlapping.into_iter().chain(unknown).filter(|operation| *operation >= from).find_map(|operation| {
             let next = self.operations[operation];
-            if self.now.unseen && matches!(next.action, Action::Put(_)) {
+            if self.unseen && next.overwrites() {
                 return None;
             }
-            let holds = next.execute(&self.now.holds)?;
-            let pointless = operation >= self.answered && holds == self.now.holds;
-            (!pointless).then_some((operation, holds))
+            let state = next.execute(&self.state)?;
+            let pointless = operation >= self.answered && state == self.state;
+            (!pointless).then_some((operation, state))
         })
     }
 
-    fn take(&mut self, operation: usize, holds: Option<V>) -> Step<V> {
+    fn take(&mut self, operation: usize, state: O::State) -> Step<O::State> {
         let unseen = operation >= self.answered;
         self.flip(operation);
         let step = Step {
             operation,
-            held_before: std::mem::replace(&mut self.now.holds, holds),
-            unseen_before: std::mem::replace(&mut self.now.unseen, unseen),
+            state_before: std::mem::replace(&mut self.state, state),
+            unseen_before: std::mem::replace(&mut self.unseen, unseen),
+            end_before: self.end,
         };
-        self.explained += usize::from(!unseen);
+        if !unseen {
+            self.count += 1;
+            self.end = self.end.max(operation + 1);
+        }
         while self.low < self.answered && self.is_taken(self.low) {
             self.low += 1;
         }
-        if self.explained > self.furthest.0 {
-            self.furthest = (self.explained, self.now.clone());
+        if self.count > self.furthest.0 {
+            self.furthest = (self.count, self.configuration());
         }
         step
     }
 
-    fn take_back(&mut self, step: Step<V>) {
+    fn take_back(&mut self, step: Step<O::State>) {
         self.flip(step.operation);
-        self.now.holds = step.held_before;
-        self.now.unseen = step.unseen_before;
+        self.state = step.state_before;
+        self.unseen = step.unseen_before;
+        self.end = step.end_before;
         if step.operation < self.answered {
-            self.explained -= 1;
+            self.count -= 1;
             self.low = self.low.min(step.operation);
         }
     }
 
-    fn violation(mut self, register: &str) -> Violation {
-        (self.explained, self.now) = self.furthest.clone();
+    fn violation(mut self, object: &str) -> Violation {
+        let (explained, furthest) = self.furthest.clone();
+        self.explained.fill(0);
+        self.explained[..furthest.word].fill(u64::MAX);
+        self.explained[furthest.word..][..furthest.explained.len()].copy_from_slice(&furthest.explained);
         self.low = 0;
         let (next, _) = self.overlapping();
         Violation::NotLinearizable {
-            register: register.to_owned(),
-            explained: self.explained,
-            holds: format!("{:?}", self.now.holds),
+            object: object.to_owned(),
+            explained,
+            state: format!("{:?}", furthest.state),
             next: next.into_iter().map(|operation| self.operations[operation].to_string()).collect(),
         }
     }

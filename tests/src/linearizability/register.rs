@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 
+use super::search::{Sought, Violation, seek};
+
 /// What an operation does to a register. A register holds a value or none; it begins with none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action<V> {
@@ -81,10 +83,18 @@ impl<K: Ord, V> History<K, V> {
     }
 }
 
-impl<V: Clone + Eq> Operation<V> {
-    /// What the register holds afterwards, if this operation can be executed on it as it is: if the answer, where one is
-    /// known, would be the same.
-    pub(super) fn execute(&self, state: &Option<V>) -> Option<Option<V>> {
+impl<V: Clone + Ord + Debug> Sought for Operation<V> {
+    type State = Option<V>;
+
+    fn called(&self) -> u64 {
+        self.called
+    }
+
+    fn returned(&self) -> Option<u64> {
+        self.returned.as_ref().map(|(returned, _)| *returned)
+    }
+
+    fn execute(&self, state: &Option<V>) -> Option<Option<V>> {
         let (after, answer) = match &self.action {
             Action::Get => (state.clone(), Answer::Holds(state.clone())),
             Action::Put(value) => (value.clone(), Answer::Done),
@@ -95,10 +105,24 @@ impl<V: Clone + Eq> Operation<V> {
         fits.then_some(after)
     }
 
-    /// When it must have taken effect.
-    pub(super) fn deadline(&self) -> u64 {
-        self.returned.as_ref().map_or(u64::MAX, |(returned, _)| *returned)
+    fn does_as(&self, other: &Self) -> bool {
+        self.action == other.action
     }
+
+    fn overwrites(&self) -> bool {
+        matches!(self.action, Action::Put(_))
+    }
+}
+
+/// Whether the history is linearizable.
+///
+/// # Errors
+/// It is not, or the search gave up; of the first register, in the order of keys, where it is so.
+pub fn check<K: Ord + Debug, V: Clone + Ord + Debug>(history: &History<K, V>) -> Result<(), Violation> {
+    for (key, operations) in history.registers() {
+        seek(&format!("register {key:?}"), None, operations)?;
+    }
+    Ok(())
 }
 
 impl<V: Debug> fmt::Display for Operation<V> {
