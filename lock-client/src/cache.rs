@@ -26,6 +26,8 @@
 //!   or the downgrade is sent; so no answer or notice can bring a tenure back that was given up.
 //! - **A revoke names a tenure (M12).** For the one that is held it starts the yielding. One for another is remembered while a
 //!   grant may be under way (the notice or the answer may come later), and is answered with a release where none can be.
+//! - **A tenure that an operator ended by force is dead at once (M23)**: it is neither used nor flushed any more, its guards are
+//!   invalid, and a release confirms it. Tokens of one name grow, so one number says which tenures that concerns.
 //! - **Nobody starves (M14).** Waiters are served in their order, a waiting exclusive stops later shared ones. Once yielding,
 //!   only waiters who were there at that moment are served, at most [`YIELD_STARTS_MAX`] within [`YIELD_STARTS_NS`]; the first
 //!   after a grant in any case, so a hot lock is used at each hand-over. The rest waits for the requeue that the release
@@ -156,6 +158,8 @@ pub struct CachedLock<W> {
     next_waiter: u64,
     /// A revoke for a tenure that may be granted to us: its notice or answer may be under way.
     remembered: Option<(FencingToken, Option<Mode>)>,
+    /// Tenures up to this one have been ended by force, if they had not ended before: nobody may use them.
+    forced: FencingToken,
     last_used_ns: u64,
 }
 
@@ -171,6 +175,7 @@ impl<W> CachedLock<W> {
             waiters: VecDeque::new(),
             next_waiter: 0,
             remembered: None,
+            forced: FencingToken(0),
             last_used_ns: 0,
         }
     }
@@ -192,8 +197,8 @@ impl<W> CachedLock<W> {
 
     /// The fast path of a guard's end: true where nothing else is to be done.
     #[inline]
-    pub fn end_cached(&mut self, epoch: u64) -> bool {
-        if epoch == self.epoch {
+    pub fn end_cached(&mut self, epoch: u64, token: FencingToken) -> bool {
+        if epoch == self.epoch && token > self.forced {
             self.users -= 1;
             self.exclusive = false;
         }
@@ -356,6 +361,46 @@ impl<W> CachedLock<W> {
         news
     }
 
+    /// An operator ended a tenure by force (M23): its guards are dead, for the shell by [`CachedLock::forced`], and nothing may be
+    /// flushed in its name any more. A release confirms it; the server withholds the lock until then. Said again and again until it is confirmed;
+    /// only the first time counts.
+    pub fn on_forced(&mut self, token: FencingToken, step: &mut Step<'_, W>) {
+        if token <= self.forced {
+            return;
+        }
+        if mutant::is(Mutant::IgnoresForce) {
+            return self.confirm(token, step);
+        }
+        self.forced = token;
+        match &self.state {
+            State::Held { tenure, .. } | State::Flushing { tenure, .. } if tenure.token <= token => {
+                (self.users, self.exclusive) = (0, false);
+                self.release(token, self.waiters.front().map(|waiter| waiter.mode), step);
+            }
+            State::Unknown => self.release(token, None, step),
+            State::Releasing { token: released, .. } if *released == token => {}
+            State::Asking { number, mode, queued } => {
+                if *queued {
+                    // The tenure may be what this acquire was granted, and the place in the queue gone.
+                    step.outbox.ask_again(*number, self.name.clone(), *mode);
+                }
+                self.confirm(token, step);
+            }
+            _ => self.confirm(token, step),
+        }
+    }
+
+    /// Tenures up to this one are over: a guard of one is invalid. 0 where none was ended by force.
+    pub fn forced(&self) -> FencingToken {
+        self.forced
+    }
+
+    /// Releases a tenure that is over already, beside whatever else is unanswered: no answer to it matters, and it can end
+    /// no other tenure (so M13 does not forbid it).
+    fn confirm(&self, token: FencingToken, step: &mut Step<'_, W>) {
+        step.outbox.send(Command::Release { name: self.name.clone(), token, requeue: None });
+    }
+
     /// As the revoke says.
     fn revoked_token(&self, said: FencingToken) -> FencingToken {
         match &self.state {
@@ -385,6 +430,11 @@ impl<W> CachedLock<W> {
     }
 
     fn granted(&mut self, token: FencingToken, mode: Mode, others_waiting: bool, step: &mut Step<'_, W>) {
+        if token <= self.forced {
+            // What ended it overtook the news of it; settling asks anew.
+            self.state = State::Unknown;
+            return self.settle(step);
+        }
         let target = match self.remembered.take() {
             Some((revoked, target)) if revoked == token && !target.is_some_and(|target| target.covers(mode)) => {
                 Some(target)
@@ -443,7 +493,7 @@ impl<W> CachedLock<W> {
             State::Downgrading { number, tenure, revoked } if number == answered => {
                 let tenure = Tenure { mode: Mode::Shared, ..tenure };
                 self.state = match outcome {
-                    Outcome::Downgraded => {
+                    Outcome::Downgraded if tenure.token > self.forced => {
                         let yielding = revoked.then(|| self.yielding(None, step.now_ns, false));
                         State::Held { tenure, yielding }
                     }

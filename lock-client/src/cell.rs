@@ -5,7 +5,9 @@
 //! after the mutex was left, so that no waker and no hook ever runs inside it. Order of mutexes: cell, then outbox.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use lock_protocol::{FencingToken, LockName, Mode};
 use parking_lot::Mutex;
@@ -27,13 +29,15 @@ pub(crate) struct Cell {
     lease: Arc<Lease>,
     /// Weak, because the client owns its cells.
     shared: Weak<Shared>,
+    /// As [`CachedLock::forced`], for guards to look at.
+    forced: AtomicU64,
     cache: Mutex<CachedLock<Reply>>,
 }
 
 impl Cell {
     pub(crate) fn new(name: LockName, lease: Arc<Lease>, shared: Weak<Shared>) -> Self {
         let cache = Mutex::new(CachedLock::new(name.clone(), lease.epoch()));
-        Cell { name, lease, shared, cache }
+        Cell { name, lease, shared, forced: AtomicU64::new(0), cache }
     }
 
     pub(crate) fn name(&self) -> &LockName {
@@ -42,6 +46,14 @@ impl Cell {
 
     pub(crate) fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// How long a guard is valid from now on; zero once it is not.
+    pub(crate) fn valid_for(&self, grant: Grant) -> Duration {
+        if grant.token.0 <= self.forced.load(Ordering::Acquire) {
+            return Duration::ZERO;
+        }
+        self.lease.valid_for(grant.epoch)
     }
 
     /// A guard at once, where the lock is cached and free.
@@ -54,8 +66,8 @@ impl Cell {
 
     /// A guard's end.
     #[inline]
-    pub(crate) fn end(self: &Arc<Self>, epoch: u64) {
-        let done = self.cache.lock().end_cached(epoch);
+    pub(crate) fn end(self: &Arc<Self>, grant: Grant) {
+        let done = self.cache.lock().end_cached(grant.epoch, grant.token);
         if !done && let Some(shared) = self.shared.upgrade() {
             self.step(&shared, CachedLock::settle);
         }
@@ -97,17 +109,25 @@ impl Cell {
         decide: impl FnOnce(&mut CachedLock<Reply>, &mut Step<'_, Reply>) -> R,
     ) -> R {
         let mut effects = Vec::new();
-        let (result, unsent, flushing) = {
+        let (result, forced, unsent, flushing) = {
             let mut cache = self.cache.lock();
             let mut outbox = shared.outbox.lock();
             let live = self.lease.live_epoch().is_some_and(|(epoch, _)| epoch == cache.epoch());
             let now_ns = crate::clock::boot_ns();
             let mut step = Step { now_ns, live, outbox: &mut outbox, effects: &mut effects };
             let result = decide(&mut cache, &mut step);
-            (result, outbox.has_unsent(), cache.is_flushing())
+            // Before the release that confirms it can leave the outbox.
+            let forced = cache.forced().0 > self.forced.load(Ordering::Relaxed);
+            if forced {
+                self.forced.store(cache.forced().0, Ordering::Release);
+            }
+            (result, forced, outbox.has_unsent(), cache.is_flushing())
         };
         if unsent {
             shared.work.notify_one();
+        }
+        if forced {
+            self.lease.changed.notify_waiters();
         }
         if !flushing {
             shared.flushed.notify_waiters();

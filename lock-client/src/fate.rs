@@ -119,10 +119,10 @@ pub fn on_notices(locks: &mut impl Locks, notices: Vec<Notice>) -> bool {
                 let revoked = locks.step(&name, true, |lock, step| lock.on_revoke(token, target, step));
                 news |= revoked.unwrap_or(false);
             }
-            // As a revoke: the release that it leads to is the confirmation.
+            // Made, because it has to be confirmed in any case. It travels with keep-alives only, so it says nothing of the
+            // callback connection.
             Notice::Forced { name, token } => {
-                let forced = locks.step(&name, true, |lock, step| lock.on_revoke(token, None, step));
-                news |= forced.unwrap_or(false);
+                locks.step(&name, true, |lock, step| lock.on_forced(token, step));
             }
             Notice::Granted { name, acquire, token, others_waiting } => {
                 locks.step(&name, false, |lock, step| lock.on_granted(acquire, token, others_waiting, step));

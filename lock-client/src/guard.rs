@@ -54,14 +54,15 @@ impl LockGuard {
         if self.dead.load(Ordering::Relaxed) {
             return Duration::ZERO;
         }
-        let left = self.cell.lease().valid_for(self.grant.epoch);
+        let left = self.cell.valid_for(self.grant);
         if left.is_zero() {
             self.dead.store(true, Ordering::Relaxed);
         }
         left
     }
 
-    /// Resolves when the guard is invalid: the lease ran out, the session was lost or closed. Needs a task that is polled,
+    /// Resolves when the guard is invalid: the lease ran out, the session was lost or closed, or an operator took the lock by
+    /// force. Needs a task that is polled,
     /// so it may tell later than [`LockGuard::is_valid`].
     pub async fn lost(&self) {
         loop {
@@ -77,7 +78,7 @@ impl LockGuard {
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
-        self.cell.end(self.grant.epoch);
+        self.cell.end(self.grant);
     }
 }
 

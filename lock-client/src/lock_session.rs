@@ -225,11 +225,11 @@ impl<W> LockSession<W> {
         left
     }
 
-    /// A guard's end, dead or alive; `epoch` as in its grant.
-    pub fn end_guard(&mut self, now: Clocks, name: &LockName, epoch: u64) {
+    /// A guard's end, dead or alive.
+    pub fn end_guard(&mut self, now: Clocks, name: &LockName, grant: Grant) {
         self.begin(now);
         let over = self.held.stage.is_over();
-        let done = self.held.locks.get_mut(name).is_none_or(|lock| lock.end_cached(epoch));
+        let done = self.held.locks.get_mut(name).is_none_or(|lock| lock.end_cached(grant.epoch, grant.token));
         if !done && !over {
             self.held.step(name, false, CachedLock::settle);
         }
@@ -379,12 +379,15 @@ impl<W> LockSession<W> {
         self.end(Stage::Closed);
     }
 
-    /// For how long a guard of that epoch is valid from now on; zero once it is not, and then for good. To be asked with the
+    /// For how long a guard is valid from now on; zero once it is not, and then for good. To be asked with the
     /// clock of the moment at which it is used, without an event before.
-    pub fn valid_for(&self, epoch: u64, now: Clocks) -> Duration {
+    pub fn valid_for(&self, name: &LockName, grant: Grant, now: Clocks) -> Duration {
+        if self.held.locks.get(name).is_some_and(|lock| grant.token <= lock.forced()) {
+            return Duration::ZERO;
+        }
         let session = &self.held.session;
         let deadline_ns = if self.held.in_force { session.deadline_ns() } else { 0 };
-        crate::lease::valid_for(epoch, self.held.epoch, deadline_ns, session.lead_max_ns(), now)
+        crate::lease::valid_for(grant.epoch, self.held.epoch, deadline_ns, session.lead_max_ns(), now)
     }
 
     /// The session's id.
@@ -493,7 +496,8 @@ impl<W> Held<W> {
     }
 
     fn sweep(&mut self, limits: CacheLimits) {
-        self.locks.retain(|_, lock| !lock.is_unknown());
+        // One of which a tenure was ended by force is remembered: a dead guard may be about.
+        self.locks.retain(|_, lock| !lock.is_unknown() || lock.forced().0 > 0);
         let idle = self.locks.values().filter(|lock| lock.is_idle());
         let idle = idle.map(|lock| (lock.last_used_ns(), lock.name().clone())).collect();
         for name in limits.overdue(idle, self.locks.len(), self.now_ns) {

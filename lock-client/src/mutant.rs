@@ -70,13 +70,26 @@ mod switch {
         ON.set(mutant);
     }
 
+    /// Runs with that bug, and switches it off again.
+    pub fn with<R>(mutant: Mutant, run: impl FnOnce() -> R) -> R {
+        struct Off;
+        impl Drop for Off {
+            fn drop(&mut self) {
+                switch_on(None);
+            }
+        }
+        let _off = Off;
+        switch_on(Some(mutant));
+        run()
+    }
+
     pub(super) fn on() -> Option<Mutant> {
         ON.get()
     }
 }
 
 #[cfg(any(test, feature = "mutants"))]
-pub use switch::switch_on;
+pub use switch::{switch_on, with};
 
 /// Whether that bug is switched on.
 #[cfg(any(test, feature = "mutants"))]

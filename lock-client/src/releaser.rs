@@ -19,6 +19,7 @@ use lock_protocol::{FencingToken, LockName, Mode};
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::cache::CachedLock;
 use crate::cell::Cell;
 use crate::error::FlushError;
 use crate::fate::SessionEvent;
@@ -182,7 +183,8 @@ async fn flush_until_done(
     loop {
         {
             let Some(shared) = shared.upgrade() else { return };
-            if shared.is_over() {
+            let forced = flush.cell.look(CachedLock::forced);
+            if shared.is_over() || flush.token <= forced {
                 return;
             }
         }

@@ -224,6 +224,25 @@ async fn m18_a_lock_that_is_idle_in_another_cache_is_had_by_a_try() {
 }
 
 #[tokio::test]
+async fn m23_a_lock_taken_by_force_kills_its_guard_unflushed_and_is_asked_for_anew() {
+    let cluster = Cluster::start(1);
+    let (one, two) = (connect(&cluster, 1000).await, connect(&cluster, 1000).await);
+    one.on_revoke(|_| async { panic!("nothing is flushed in the name of a tenure that is over") });
+    let guard = one.acquire("l", Exclusive).await.unwrap();
+    let kept = one.acquire("kept", Exclusive).await.unwrap();
+    let waiting = tokio::spawn(async move { two.acquire("l", Exclusive).await.map(|guard| guard.token()) });
+    until("the other waits", || cluster.control.waiters("l") == 1).await;
+    cluster.control.force("l");
+    soon("the loss", guard.lost()).await;
+    assert!(!guard.is_valid() && kept.is_valid());
+    let token = soon("the other's lock", waiting).await.unwrap().unwrap();
+    let again = soon("a new tenure", one.acquire("l", Exclusive)).await.unwrap();
+    assert!(token > guard.token() && again.token() > token);
+    drop(guard);
+    assert!(again.is_valid() && one.lock("l").unwrap().acquire_cached(Shared).is_none(), "still in use");
+}
+
+#[tokio::test]
 async fn the_last_handle_of_a_client_closes_its_session_once_the_last_guard_is_gone() {
     let cluster = Cluster::start(1);
     let client = connect(&cluster, 10_000).await;

@@ -268,8 +268,8 @@ impl World {
         let count = self.clients[at].users.len();
         if count > 0 {
             let user = self.random.below(count);
-            let (_, epoch, _) = self.clients[at].users.remove(user);
-            if !self.clients[at].lock.end_cached(epoch) {
+            let (_, epoch, token) = self.clients[at].users.remove(user);
+            if !self.clients[at].lock.end_cached(epoch, token) {
                 self.step(at, CachedLock::settle);
             }
         }

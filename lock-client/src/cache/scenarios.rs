@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod forced;
+
 const NAME: &str = "orders/42";
 
 struct Script {
@@ -44,13 +46,17 @@ impl Script {
     }
 
     fn end(&mut self) {
-        if !self.lock.end_cached(self.lock.epoch()) {
+        if !self.lock.end_cached(self.lock.epoch(), FencingToken(u64::MAX)) {
             self.step(CachedLock::settle);
         }
     }
 
     fn revoke(&mut self, token: u64, target: Option<Mode>) -> bool {
         self.step(|lock, step| lock.on_revoke(FencingToken(token), target, step))
+    }
+
+    fn force(&mut self, token: u64) {
+        self.step(|lock, step| lock.on_forced(FencingToken(token), step));
     }
 
     fn notice(&mut self, acquire: u64, token: u64) {
@@ -202,7 +208,7 @@ fn m10_a_tenure_with_a_live_guard_at_the_deadline_is_given_up_and_asked_for_anew
     let (number, text) = script.sent_one();
     assert_eq!(text, "release 5 requeue exclusive");
     // The dead guard's end counts for nothing.
-    script.lock.end_cached(0);
+    script.lock.end_cached(0, FencingToken(5));
     let requeued = Requeued::Granted { token: FencingToken(9), others_waiting: false };
     script.outcome(number, released(Some(requeued)));
     assert_eq!(script.served(), ['b']);

@@ -26,6 +26,8 @@ type Place = (SessionId, RequestNumber, Mode);
 struct Entry {
     holders: Vec<(Place, FencingToken)>,
     queue: Vec<Place>,
+    /// Tenures that were ended by force; nobody is granted the lock before their release.
+    forced: Vec<(SessionId, FencingToken)>,
 }
 
 /// The replicated part.
@@ -81,6 +83,7 @@ impl Table {
                 }
             }
             Command::Release { token, requeue, .. } => {
+                entry.forced.retain(|forced| *forced != (session, *token));
                 let before = entry.holders.len();
                 entry.holders.retain(|(place, held)| (place.0, held) != (session, token));
                 match (before == entry.holders.len(), requeue) {
@@ -118,7 +121,7 @@ impl Table {
     fn grant(&mut self, name: &LockName) {
         let Some(entry) = self.locks.get_mut(name) else { return };
         while let Some(first) = entry.queue.first().copied() {
-            if !entry.holders.iter().all(|(place, _)| place.2.is_compatible_with(first.2)) {
+            if !entry.forced.is_empty() || !entry.holders.iter().all(|(place, _)| place.2.is_compatible_with(first.2)) {
                 return;
             }
             entry.queue.remove(0);
@@ -143,6 +146,9 @@ impl Table {
     fn notices(&self) -> Vec<(SessionId, Notice)> {
         let mut notices = Vec::new();
         for (name, entry) in &self.locks {
+            for (session, token) in &entry.forced {
+                notices.push((*session, Notice::Forced { name: name.clone(), token: *token }));
+            }
             for (place, token) in &entry.holders {
                 let others_waiting = entry.queue.iter().any(|other| !other.2.is_compatible_with(place.2));
                 let (name, acquire, token) = (name.clone(), place.1, *token);
@@ -190,6 +196,14 @@ impl Control {
         }
     }
 
+    /// Ends every tenure of that lock by force.
+    pub(crate) fn force(&self, name: &str) {
+        let mut table = self.table.lock();
+        let entry = table.locks.get_mut(name).unwrap();
+        let holders = std::mem::take(&mut entry.holders);
+        entry.forced.extend(holders.into_iter().map(|(place, token)| (place.0, token)));
+    }
+
     pub(crate) fn waiters(&self, name: &str) -> usize {
         self.table.lock().locks.get(name).map_or(0, |entry| entry.queue.len())
     }
@@ -215,7 +229,7 @@ impl Control {
             return;
         }
         let notices = self.table.lock().notices();
-        for (session, notice) in notices {
+        for (session, notice) in notices.into_iter().filter(|(_, notice)| !matches!(notice, Notice::Forced { .. })) {
             if let Some(client) = self.callbacks.lock().get(&session).cloned() {
                 tokio::spawn(async move { drop(client.notify(tarpc::context::current(), vec![notice]).await) });
             }
@@ -368,7 +382,7 @@ impl LockService for Server {
         let notices = table
             .notices()
             .into_iter()
-            .filter(|(session, notice)| *session == keep_alive.session && matches!(notice, Notice::Revoke { .. }));
+            .filter(|(session, notice)| *session == keep_alive.session && !matches!(notice, Notice::Granted { .. }));
         Ok(Renewed { stamp: keep_alive.stamp, notices: notices.map(|(_, notice)| notice).collect(), more: false })
     }
 
