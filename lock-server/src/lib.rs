@@ -30,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 pub mod machine;
+pub mod mutant;
 pub mod primary;
 
 mod application;
@@ -43,6 +44,8 @@ mod edge;
 mod flags;
 mod retryer;
 mod revoker;
+#[cfg(test)]
+mod scenarios;
 mod server;
 mod status;
 mod tick;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_protocol::{Open, Opened, RequestNumber, SessionId};
+use lock_protocol::{LockName, Open, Opened, RequestNumber, SessionId};
 use rsm::StateMachine;
 
 use super::effects::Effects;
@@ -12,6 +12,7 @@ use super::running_hash::RunningHash;
 use super::sessions::Sessions;
 use super::table::{Around, Table};
 use super::time::ServiceTime;
+use crate::mutant::{Mutant, Mutation};
 
 /// Op numbers stay below this, so that a fencing token is exact wherever numbers are floating point (JSON readers).
 const OP_END: u64 = 1 << 53;
@@ -28,12 +29,26 @@ pub struct Machine {
     pub(super) table: Table,
     /// Volatile; see the module.
     pub(super) effects: Effects,
+    pub(super) mutation: Mutation,
 }
 
 impl Machine {
     /// An empty machine. All members of a cluster begin with the same limits.
     pub fn new(limits: Limits) -> Self {
         Machine { limits, ..Machine::default() }
+    }
+
+    /// The same machine with a known bug; snapshots do not carry it.
+    #[cfg(any(test, feature = "mutants"))]
+    pub fn with_mutant(mut self, mutant: Option<Mutant>) -> Self {
+        self.mutation = Mutation::new(mutant);
+        self.sessions.mutation = self.mutation;
+        self
+    }
+
+    /// Whether this rule is left out; never in a normal build.
+    pub(crate) fn is_mutant(&self, mutant: Mutant) -> bool {
+        self.mutation.is(mutant)
     }
 
     /// The last op executed; 0 before the first.
@@ -61,6 +76,16 @@ impl Machine {
         self.sessions.live(session).is_some_and(|entry| entry.nonce == nonce)
     }
 
+    /// Whether this session lives.
+    pub fn lives(&self, session: SessionId) -> bool {
+        self.sessions.live(session).is_some()
+    }
+
+    /// Who holds a lock, by session.
+    pub fn holders_of(&self, name: &LockName) -> Vec<SessionId> {
+        self.table.get(name).map(|lock| lock.holders().map(|tenure| tenure.session).collect()).unwrap_or_default()
+    }
+
     /// How many locks are held.
     pub fn lock_count(&self) -> usize {
         self.table.len()
@@ -83,7 +108,9 @@ impl Machine {
     }
 
     fn on_open(&mut self, open: Open) -> Reply {
-        if let Some((session, entry)) = self.sessions.by_nonce(open.nonce) {
+        if let Some((session, entry)) = self.sessions.by_nonce(open.nonce)
+            && !self.mutation.is(Mutant::IgnoresNonce)
+        {
             return Reply::Opened(Opened { session, lease_ms: lease_ms(entry.lease) });
         }
         if self.sessions.len() as u64 >= self.limits.sessions {
@@ -96,7 +123,10 @@ impl Machine {
     /// The order is the safety argument: time first, then deaths, then renewals. Renewing first would give a lease that
     /// ends earlier than the client counts, and would revive what is over.
     fn on_tick(&mut self, elapsed_us: u64, keep_alives: &[(SessionId, RequestNumber)]) -> Reply {
-        self.time.advance(elapsed_us, self.sessions.shortest_lease());
+        match [Mutant::NoCap, Mutant::ClockFirst, Mutant::FormerTerm].iter().any(|&mutant| self.mutation.is(mutant)) {
+            true => self.time.0 = self.time.0.saturating_add(elapsed_us),
+            false => self.time.advance(elapsed_us, self.sessions.shortest_lease()),
+        }
         let expired = self.sessions.expire(self.applied, self.time);
         let mut gone = Vec::new();
         for &(session, floor) in keep_alives {
@@ -108,8 +138,8 @@ impl Machine {
     }
 
     pub(super) fn table_and_around(&mut self) -> (&mut Table, Around<'_>) {
-        let Machine { table, sessions, effects, applied, time, .. } = self;
-        (table, Around { sessions, effects, op: *applied, now_us: time.0 })
+        let Machine { table, sessions, effects, applied, time, mutation, .. } = self;
+        (table, Around { sessions, effects, op: *applied, now_us: time.0, mutation: *mutation })
     }
 }
 

@@ -11,6 +11,8 @@ use std::ops::Bound;
 use lock_protocol::{FencingToken, LockName, Mode, Notice, RequestNumber, SessionId};
 
 use super::Machine;
+use super::lock::Tenure;
+use crate::mutant::Mutant;
 
 /// Something to tell a client, or not to tell it any longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +150,8 @@ impl Machine {
         let lock = self.table.get(name)?;
         let tenure = lock.holder(session)?;
         let target = lock.demand().target(tenure.mode())?;
-        Some(Revoke { session, name: name.clone(), token: tenure.token(), target })
+        let newest = || lock.holders().map(Tenure::token).max();
+        let token = newest().filter(|_| self.mutation.is(Mutant::RevokesNewest)).unwrap_or(tenure.token());
+        Some(Revoke { session, name: name.clone(), token, target })
     }
 }

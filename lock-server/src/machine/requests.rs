@@ -5,6 +5,7 @@ use lock_protocol::{Command, FencingToken, LockName, Mode, Outcome, Request, Req
 use super::Machine;
 use super::table::{Acquired, Standing};
 use super::window::{Admission, Done};
+use crate::mutant::Mutant;
 
 impl Machine {
     pub(super) fn on_request(&mut self, session: SessionId, floor: RequestNumber, request: &Request) -> Outcome {
@@ -13,7 +14,12 @@ impl Machine {
         let Some(entry) = self.sessions.live_mut(session) else { return Outcome::SessionGone };
         entry.changed = op;
         entry.window.raise_floor(floor);
-        match entry.window.admit(request.number, window) {
+        let admission = match entry.window.admit(request.number, window) {
+            Admission::Repeated(_) if self.mutation.is(Mutant::ExecutesTwice) => Admission::New,
+            Admission::BelowFloor if self.mutation.is(Mutant::IgnoresFloor) => Admission::New,
+            admission => admission,
+        };
+        match admission {
             Admission::BelowFloor => self.below_floor(session, request),
             Admission::BeyondWindow => limit_reached("request numbers above the session's floor", window),
             Admission::Repeated(Done::CancelledAhead) => self.after_its_cancel(session, request),
@@ -38,6 +44,7 @@ impl Machine {
     /// Remembers an outcome, or where to look for it.
     fn record(&mut self, session: SessionId, request: &Request, outcome: &Outcome) {
         let done = match (&request.command, outcome) {
+            (_, Outcome::Queued) if self.mutation.is(Mutant::StaleQueued) => Done::Outcome(outcome.clone()),
             (Command::Acquire { .. }, Outcome::Granted { .. } | Outcome::Queued) => Done::Acquire,
             (Command::Release { .. }, Outcome::Released { requeued: Some(_) }) => Done::Requeue,
             _ => Done::Outcome(outcome.clone()),
@@ -159,15 +166,17 @@ impl Machine {
         let standing = self.standing(session, name);
         let window = self.limits.request_window;
         let (table, mut around) = self.table_and_around();
+        let keeps = around.mutation.is(Mutant::CancelKeeps);
         match standing {
             Standing::Waits { acquire: waiting, .. } if waiting == acquire => table.leave(&mut around, session, name),
-            Standing::Holds(tenure) if tenure.acquire == acquire => {
+            Standing::Holds(tenure) if tenure.acquire == acquire && !keeps => {
                 table.release(&mut around, session, name, None);
             }
             _ => {}
         }
         if let Some(entry) = self.sessions.live_mut(session)
             && entry.window.admit(acquire, window) == Admission::New
+            && !self.mutation.is(Mutant::CancelForgotten)
         {
             entry.window.record(acquire, Done::CancelledAhead);
         }
@@ -182,7 +191,7 @@ impl Machine {
     /// The mode of the tenure (session, name, token), where it is current.
     fn tenure_mode(&self, session: SessionId, name: &LockName, token: FencingToken) -> Option<Mode> {
         let tenure = self.table.get(name)?.holder(session)?;
-        (tenure.token() == token).then(|| tenure.mode())
+        (tenure.token() == token || self.mutation.is(Mutant::ReleaseUnchecked)).then(|| tenure.mode())
     }
 }
 

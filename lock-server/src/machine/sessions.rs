@@ -11,6 +11,7 @@ use lock_protocol::{ClientIdentity, LEASE_MAX, LEASE_MIN, LockName, Open, Reques
 
 use super::time::ServiceTime;
 use super::window::Window;
+use crate::mutant::{Mutant, Mutation};
 
 /// A name of client or host is cut to so many bytes.
 const IDENTITY_MAX_BYTES: usize = 255;
@@ -43,6 +44,7 @@ pub(super) struct Sessions {
     dead: BTreeSet<SessionId>,
     /// How many have this lease, the dead included.
     leases: BTreeMap<Duration, usize>,
+    pub(super) mutation: Mutation,
 }
 
 impl Sessions {
@@ -120,10 +122,18 @@ impl Sessions {
 
     /// Renews a lease, unless the session is dead: true where it was renewed.
     pub(super) fn renew(&mut self, op: u64, id: SessionId, floor: RequestNumber, now: ServiceTime) -> bool {
-        let Some(session) = self.by_id.get_mut(&id).filter(|session| !session.dead) else { return false };
+        let revives = self.mutation.is(Mutant::Revives);
+        let Some(session) = self.by_id.get_mut(&id).filter(|session| revives || !session.dead) else { return false };
+        if std::mem::take(&mut session.dead) {
+            self.dead.remove(&id);
+            session.deadline_us = 0;
+        }
         session.window.raise_floor(floor);
         session.changed = op;
-        let until_us = now.renewed_until(session.lease);
+        let until_us = match self.mutation.is(Mutant::ExpiresEarly) {
+            true => now.renewed_until(session.lease * 3 / 4),
+            false => now.renewed_until(session.lease),
+        };
         if until_us > session.deadline_us {
             self.deadlines.remove(&(session.deadline_us, id));
             self.deadlines.insert((until_us, id));

@@ -25,6 +25,7 @@ use super::sessions::{Session, Sessions};
 use super::table::Table;
 use super::time::ServiceTime;
 use super::window::{Done, Window};
+use crate::mutant::Mutant;
 
 /// "PLUMLK", then the format's version.
 const MAGIC: [u8; 8] = *b"PLUMLK\x00\x01";
@@ -97,7 +98,11 @@ impl Machine {
         let mut bytes = put(MAGIC.to_vec(), &header);
         bytes = put(bytes, &(self.sessions.len() as u64));
         for (id, session) in self.sessions.iter() {
-            bytes = put(bytes, &SessionRecord::of(id, session));
+            let mut record = SessionRecord::of(id, session);
+            if self.mutation.is(Mutant::SnapshotForgets) {
+                record.done.clear();
+            }
+            bytes = put(bytes, &record);
         }
         bytes = put(bytes, &(self.table.len() as u64));
         for (name, lock) in self.table.from(std::ops::Bound::Unbounded) {
@@ -118,6 +123,7 @@ impl Machine {
         let header: HeaderRecord = take(&mut rest)?;
         check(header.applied < 1 << 53, "its op number is too large")?;
         let mut sessions = Sessions::default();
+        sessions.mutation = self.mutation;
         let mut last = None;
         for _ in 0..take::<u64>(&mut rest)? {
             let record: SessionRecord = take(&mut rest)?;
@@ -146,6 +152,7 @@ impl Machine {
             sessions,
             table,
             effects,
+            mutation: self.mutation,
         };
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::effects::{Effect, Effects, Revoke};
 use super::lock::{Demand, Lock, Many, Tenure};
 use super::queue::Waiter;
 use super::sessions::Sessions;
+use crate::mutant::{Mutant, Mutation};
 
 /// The locks that are held.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +31,7 @@ pub(super) struct Around<'a> {
     pub(super) op: u64,
     /// Service time, µs.
     pub(super) now_us: u64,
+    pub(super) mutation: Mutation,
 }
 
 /// What became of an acquire.
@@ -90,6 +92,7 @@ impl Table {
         let token = FencingToken(around.op);
         match self.locks.entry(name) {
             Entry::Vacant(entry) => {
+                let token = if around.mutation.is(Mutant::TokenRestarts) { FencingToken(1) } else { token };
                 let shared_name = entry.key().clone();
                 entry.insert(Lock::Single(Tenure::new(session, acquire, around.now_us, token, mode)));
                 around.holder_came(session, shared_name);
@@ -208,8 +211,8 @@ impl Many {
 fn pass_on(many: &mut Many, name: &LockName, around: &mut Around<'_>, before: Demand, own: Option<SessionId>) {
     let token = FencingToken(around.op);
     let mut granted = Vec::new();
-    while let Some((place, head)) = many.queue.first() {
-        let lives = around.sessions.live(head.session).is_some();
+    while let Some((place, head)) = head(many, around.mutation) {
+        let lives = around.sessions.live(head.session).is_some() || around.mutation.is(Mutant::GrantsDead);
         if lives && !many.admits(head.mode) {
             break;
         }
@@ -233,17 +236,39 @@ fn pass_on(many: &mut Many, name: &LockName, around: &mut Around<'_>, before: De
             });
         }
     }
-    update_revokes(many, name, around.effects, before, &granted);
+    let newest = around.mutation.is(Mutant::RevokesNewest);
+    update_revokes(many, name, around.effects, before, &granted, newest);
+}
+
+/// Who is next.
+fn head(many: &Many, mutation: Mutation) -> Option<(u64, Waiter)> {
+    let waiters = || many.queue.iter().map(|(place, waiter)| (place, *waiter));
+    if mutation.is(Mutant::LastComeFirst) {
+        return waiters().last();
+    }
+    if mutation.is(Mutant::SharedOvertakes) {
+        return waiters().find(|(_, waiter)| many.admits(waiter.mode)).or_else(|| many.queue.first());
+    }
+    many.queue.first()
 }
 
 /// The demand is the same for all holders of a lock: where it did not change, only new holders have to be looked at.
-fn update_revokes(many: &Many, name: &LockName, effects: &mut Effects, before: Demand, granted: &[Tenure]) {
+/// `newest` is a mutant's.
+fn update_revokes(
+    many: &Many,
+    name: &LockName,
+    effects: &mut Effects,
+    before: Demand,
+    granted: &[Tenure],
+    newest: bool,
+) {
     let demand = many.demand();
     let mut update = |tenure: &Tenure| match demand.target(tenure.mode()) {
         Some(target) => {
             let told_by_grant = granted.iter().any(|new| new.session == tenure.session);
-            let revoke = Revoke { session: tenure.session, name: name.clone(), token: tenure.token(), target };
-            effects.revoke(revoke, told_by_grant);
+            let token = if newest { many.holders.values().map(Tenure::token).max() } else { None };
+            let token = token.unwrap_or(tenure.token());
+            effects.revoke(Revoke { session: tenure.session, name: name.clone(), token, target }, told_by_grant);
         }
         None => effects.withdraw(tenure.session, name, tenure.token()),
     };

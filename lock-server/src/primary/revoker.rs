@@ -13,6 +13,7 @@ use lock_protocol::{LockName, NOTICES_MAX, Notice, SessionId};
 
 use super::{CALL_LOST, Call};
 use crate::machine::{Machine, Revoke};
+use crate::mutant::{Mutant, Mutation};
 
 /// A revoke is repeated after the first of these, then after twice as long each time, up to the second.
 const REPEAT: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(2);
@@ -82,6 +83,7 @@ pub struct Revoker {
     deriving: Option<Option<(SessionId, LockName)>>,
     is_closing: bool,
     last_call: u64,
+    mutation: Mutation,
 }
 
 /// A session of which something is wanted.
@@ -99,12 +101,23 @@ struct Asked {
 }
 
 impl Revoker {
+    /// The same revoker with a known bug.
+    #[cfg(any(test, feature = "mutants"))]
+    pub fn with_mutant(mut self, mutant: Option<Mutant>) -> Self {
+        self.mutation = Mutation::new(mutant);
+        self
+    }
+
     /// Something happened.
     pub fn on_event(&mut self, now: Duration, event: RevokerEvent) {
+        let [lost, once] = [Mutant::LostRevoke, Mutant::RevokesOnce].map(|mutant| self.mutation.is(mutant));
         match event {
+            RevokerEvent::Serving | RevokerEvent::Lost if lost => {}
+            RevokerEvent::Connected(_) if lost || once => {}
             RevokerEvent::Serving | RevokerEvent::Lost => self.derive_all(),
             RevokerEvent::Stopped => {
-                *self = Revoker { is_closing: true, last_call: self.last_call, ..Revoker::default() };
+                let Revoker { last_call, mutation, .. } = *self;
+                *self = Revoker { is_closing: true, last_call, mutation, ..Revoker::default() };
             }
             RevokerEvent::Revokes(revokes) => {
                 for (revoke, told_by_grant) in revokes {
@@ -225,6 +238,9 @@ impl Revoker {
 
     fn call(&mut self, now: Duration, session: SessionId, notices: Vec<Notice>) -> Option<Call> {
         let asked = self.asked.get_mut(&session)?;
+        if self.mutation.is(Mutant::RevokesOnce) {
+            self.schedule.remove(&(asked.look_at, session));
+        }
         self.last_call += 1;
         asked.flight = Some((self.last_call, now + CALL_LOST));
         Some(Call { session, number: self.last_call, notices })

@@ -20,6 +20,7 @@ use rsm::Rejection;
 use super::answers::refusal_of;
 use crate::clock::RawTime;
 use crate::machine::{Machine, Op, Reply};
+use crate::mutant::{Mutant, Mutation};
 
 /// Keep-alives in one tick op. Each takes 20 bytes at most, so an op stays below [`rsm::limits::COMMAND_MAX_BYTES`]; more go into
 /// further ops that add no time.
@@ -33,7 +34,9 @@ pub struct Ticker<A> {
     /// For the next tick, in the order of arrival.
     waiting: Vec<Waiting<A>>,
     counting: Option<Counting>,
+    is_serving: bool,
     uncommitted: Option<Uncommitted<A>>,
+    mutation: Mutation,
 }
 
 #[derive(Debug)]
@@ -53,6 +56,15 @@ struct Counting {
     next: Option<Duration>,
     /// There is nothing to tick for.
     is_idle: bool,
+    /// Mutants' own: the reading before `last`, and that of when the next tick was planned.
+    before_last: RawTime,
+    planned: RawTime,
+}
+
+impl Counting {
+    fn from(now: Duration, since: RawTime) -> Self {
+        Counting { last: since, before: now, next: None, is_idle: false, before_last: since, planned: since }
+    }
 }
 
 /// The tick under way.
@@ -66,11 +78,24 @@ struct Uncommitted<A> {
 
 impl<A> Default for Ticker<A> {
     fn default() -> Self {
-        Ticker { waiting: Vec::new(), counting: None, uncommitted: None }
+        Ticker {
+            waiting: Vec::new(),
+            counting: None,
+            is_serving: false,
+            uncommitted: None,
+            mutation: Mutation::default(),
+        }
     }
 }
 
 impl<A> Ticker<A> {
+    /// The same ticker with a known bug.
+    #[cfg(any(test, feature = "mutants"))]
+    pub fn with_mutant(mut self, mutant: Option<Mutant>) -> Self {
+        self.mutation = Mutation::new(mutant);
+        self
+    }
+
     /// A keep-alive has arrived; the next tick that is closed renews its session.
     pub fn take_in(&mut self, keep_alive: KeepAlive, who: A) {
         self.waiting.push(Waiting { keep_alive, who });
@@ -78,13 +103,18 @@ impl<A> Ticker<A> {
 
     /// This member begins to serve. `since` was read when the barrier was executed: service time counts from there.
     pub fn begin(&mut self, now: Duration, since: RawTime) {
-        self.counting = Some(Counting { last: since, before: now, next: None, is_idle: false });
+        let since = match &self.counting {
+            Some(former) if self.mutation.is(Mutant::FormerTerm) => former.last,
+            _ => since,
+        };
+        self.counting = Some(Counting::from(now, since));
+        self.is_serving = true;
     }
 
     /// This member serves no longer. Gives back whoever waits for the next tick, to be refused; a tick under way still comes to its
     /// end.
     pub fn end(&mut self) -> Vec<A> {
-        self.counting = None;
+        self.is_serving = false;
         self.waiting.drain(..).map(|waiting| waiting.who).collect()
     }
 
@@ -96,7 +126,7 @@ impl<A> Ticker<A> {
         shortest_lease: Option<Duration>,
         read_clock: impl FnOnce() -> RawTime,
     ) -> Option<Duration> {
-        let counting = self.counting.as_mut().filter(|_| self.uncommitted.is_none())?;
+        let counting = self.counting.as_mut().filter(|_| self.is_serving && self.uncommitted.is_none())?;
         if shortest_lease.is_none() && self.waiting.is_empty() {
             counting.is_idle = true;
             return None;
@@ -104,7 +134,9 @@ impl<A> Ticker<A> {
         let interval = tick_interval(shortest_lease.unwrap_or(LEASE_MIN));
         if std::mem::take(&mut counting.is_idle) {
             // Without sessions time stood still; it goes on from here.
-            *counting = Counting { last: read_clock(), before: now, next: None, is_idle: false };
+            *counting = Counting::from(now, read_clock());
+        } else if self.mutation.is(Mutant::ClockFirst) && counting.next.is_none() {
+            counting.planned = read_clock();
         }
         let at = match counting.next {
             // Where a session with a shorter lease appears meanwhile, the tick comes sooner.
@@ -117,10 +149,15 @@ impl<A> Ticker<A> {
 
     /// Closes a tick: takes the keep-alives, then reads the clock. The op is to be submitted as urgent; none where none may be closed.
     pub fn close(&mut self, read_clock: impl FnOnce() -> RawTime) -> Option<Op> {
-        let counting = self.counting.as_mut().filter(|_| self.uncommitted.is_none())?;
+        let counting = self.counting.as_mut().filter(|_| self.is_serving && self.uncommitted.is_none())?;
         let taken = std::mem::take(&mut self.waiting);
-        let reading = read_clock();
-        let elapsed = reading.since(counting.last);
+        let reading = match self.mutation.is(Mutant::ClockFirst) {
+            true => counting.planned,
+            false => read_clock(),
+        };
+        let from = if self.mutation.is(Mutant::ElapsedTwice) { counting.before_last } else { counting.last };
+        let elapsed = reading.since(from);
+        counting.before_last = counting.last;
         counting.last = reading;
         counting.before = counting.next.take().unwrap_or(counting.before);
         Some(self.submit(elapsed, taken))
@@ -145,6 +182,10 @@ impl<A> Ticker<A> {
                 None
             }
         };
+        let mut taken = taken;
+        if self.mutation.is(Mutant::AnswersLater) {
+            taken.append(&mut self.waiting);
+        }
         let next = (!rest.is_empty()).then(|| self.submit(Duration::ZERO, rest));
         (Renewals { waiting: taken, gone }, next)
     }
@@ -203,5 +244,8 @@ impl<A> Renewals<A> {
 
 /// What is wanted of each of these sessions, and whether there is more: for [`Renewals::answers`], not before the tick was executed.
 pub fn notices_of(machine: &Machine, sessions: &[SessionId]) -> Vec<(Vec<Notice>, bool)> {
-    sessions.iter().map(|&session| machine.revokes_of(session, NOTICES_MAX)).collect()
+    match machine.is_mutant(Mutant::LostRevoke) || machine.is_mutant(Mutant::RevokesOnce) {
+        true => sessions.iter().map(|_| (Vec::new(), false)).collect(),
+        false => sessions.iter().map(|&session| machine.revokes_of(session, NOTICES_MAX)).collect(),
+    }
 }
