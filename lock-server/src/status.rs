@@ -39,7 +39,7 @@ fn standing(slot: &Slot) -> Role {
     match (slot.kind, slot.standing) {
         (Kind::Witness, _) => Role::Witness,
         (Kind::Replica, Standing::InSync) => Role::Backup,
-        (Kind::Replica, Standing::Syncing) => Role::Syncing,
+        (Kind::Replica, Standing::Syncing | Standing::Learner) => Role::Syncing,
     }
 }
 

@@ -33,6 +33,11 @@ pub struct Viewstamp {
     pub op: u64,
 }
 
+impl Incarnation {
+    /// No store yet: what a view lists for a member whose store is awaited. Nobody speaks under it.
+    pub const NOBODY: Incarnation = Incarnation(0);
+}
+
 impl ClusterId {
     /// The id of a new cluster.
     pub(crate) fn new(random: u64, name: &str) -> Self {

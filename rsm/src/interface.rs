@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::{ClusterId, Control, Entry, Founding, Identity, Incarnation, MemberId, Message, View, Viewstamp};
+use crate::{
+    Change, ChangeError, ClusterId, Control, Entry, Founding, Identity, Incarnation, MemberId, Message, View, Viewstamp,
+};
 
 /// A moment on the member's own monotonic clock, µs since an arbitrary start. Never compared between members, and never
 /// part of the replicated state.
@@ -58,6 +60,13 @@ pub enum Input {
         /// To whom; `None`: whoever is furthest.
         to: Option<MemberId>,
     },
+    /// An operator changes the list of members (S12); settled in [`Output::changes`].
+    Change {
+        /// Comes back with the answer.
+        tag: Tag,
+        /// What.
+        change: Change,
+    },
 }
 
 /// What the shell has to do. Appended to by each step; the shell empties it.
@@ -69,6 +78,8 @@ pub struct Output {
     pub send: Vec<Send>,
     /// Answers to submitted commands.
     pub answers: Vec<(Tag, Result<Vec<u8>, Rejection>)>,
+    /// Answers to changes of the members: the number of the view that made it.
+    pub changes: Vec<(Tag, Result<u64, ChangeError>)>,
     /// Whether this member began (true) or ceased (false) to serve, in this order relative to `executed`: ceased, then
     /// executed, then began.
     pub serving: Option<bool>,
@@ -90,7 +101,8 @@ pub enum Record {
         /// The last op to stay.
         op: u64,
     },
-    /// A snapshot of this member's own state; once it is durable, entries up to `release` are not needed any more.
+    /// A snapshot of this member's own state; once it is durable, entries up to `release` are not needed any more. A witness
+    /// has no state: its own are marks, empty, which only say how far it has dropped its log.
     Snapshot {
         /// The state.
         image: Arc<SnapshotImage>,
@@ -114,7 +126,7 @@ pub enum Record {
 pub struct SnapshotImage {
     /// The last entry executed.
     pub viewstamp: Viewstamp,
-    /// [`crate::StateMachine::snapshot`].
+    /// [`crate::StateMachine::snapshot`]; empty for a witness's mark.
     pub state: Vec<u8>,
 }
 

@@ -61,6 +61,7 @@
 //! - After the loss of more than n - q stores the service waits for ever; there is no way yet to accept the loss.
 #![forbid(unsafe_code)]
 
+mod change;
 mod control;
 mod entry;
 mod ids;
@@ -76,6 +77,7 @@ mod shell;
 mod state_machine;
 mod view;
 
+pub use change::{Change, ChangeError};
 pub use control::{Control, Identity};
 pub use entry::{Entry, Payload};
 pub use ids::{ClusterId, Incarnation, MemberId, Viewstamp};

@@ -186,6 +186,20 @@ pub enum Message {
         /// The majority's hash.
         hash: u64,
     },
+    /// "A majority's worth of replicas hold everything up to here": a witness may drop it (S13).
+    Release {
+        /// The view.
+        view: u64,
+        /// The last viewstamp to go.
+        upto: Viewstamp,
+    },
+    /// "I am short of room and may drop nothing: offer me a snapshot", from a witness to its primary (S13).
+    WantSnapshot {
+        /// The view.
+        view: u64,
+        /// One that ends above this op.
+        above: u64,
+    },
 }
 
 /// How the primary is.
@@ -208,4 +222,11 @@ pub struct Founding {
     pub members: Vec<(MemberId, String, Kind)>,
     /// The durability mode.
     pub mode: String,
+}
+
+impl Founding {
+    /// What a member stores; a replica where the list does not say.
+    pub fn kind_of(&self, member: MemberId) -> Kind {
+        self.members.iter().find(|(other, ..)| *other == member).map_or(Kind::Replica, |(_, _, kind)| *kind)
+    }
 }

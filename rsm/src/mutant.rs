@@ -25,9 +25,43 @@ pub enum Mutant {
     SpeaksBeforeEntered,
     /// Section 2: an ack leaves before what it promises is durable.
     AcksBeforeDurable,
+    /// S12: n changes in the view after one that has not started.
+    ChangesBeforeBarrier,
+    /// S12: a view takes a second member away with the first, and acceptors let it pass.
+    TwoSlotsInOneView,
+    /// S12: a learner's acknowledgements commit.
+    LearnerCounts,
+    /// S13: a witness drops what is committed, whoever holds it.
+    WitnessDropsEarly,
+    /// S13: a new primary asks the witness for all that it lacks, though others hold what the witness has dropped.
+    WitnessLogAlone,
+    /// Paxos: an acceptor answers before its promise or vote is stored.
+    PaxosAnswersBeforePersist,
+    /// Paxos: a member's number is enough to vote, whatever its incarnation.
+    PaxosIgnoresIncarnations,
+    /// Paxos: a finished instance is voted on again.
+    PaxosVotesAgain,
+    /// Paxos: a proposer puts its own value forward, whatever was voted for.
+    PaxosChoosesFreely,
+    /// Paxos: one promise and one vote are enough.
+    PaxosQuorumOfOne,
 }
 
-/// All of them, with their names on the command line.
+impl Mutant {
+    /// The rule that the Paxos core is to break.
+    pub(crate) fn in_paxos(self) -> Option<paxos::mutant::Mutant> {
+        match self {
+            Mutant::PaxosAnswersBeforePersist => Some(paxos::mutant::Mutant::AnswersBeforePersist),
+            Mutant::PaxosIgnoresIncarnations => Some(paxos::mutant::Mutant::IgnoresIncarnations),
+            Mutant::PaxosVotesAgain => Some(paxos::mutant::Mutant::VotesFinishedInstanceAgain),
+            Mutant::PaxosChoosesFreely => Some(paxos::mutant::Mutant::ChoosesFreely),
+            Mutant::PaxosQuorumOfOne => Some(paxos::mutant::Mutant::QuorumOfOne),
+            _ => None,
+        }
+    }
+}
+
+/// Those that need no change of members, with their names on the command line.
 pub const MUTANTS: [(&str, Mutant); 11] = [
     ("speaks-before-entered", Mutant::SpeaksBeforeEntered),
     ("no-barrier", Mutant::NoBarrier),
@@ -41,3 +75,30 @@ pub const MUTANTS: [(&str, Mutant); 11] = [
     ("acks-unverified", Mutant::AcksUnverified),
     ("acks-before-durable", Mutant::AcksBeforeDurable),
 ];
+
+/// Those of membership and witnesses, and of the Paxos core.
+pub const MORE_MUTANTS: [(&str, Mutant); 10] = [
+    ("changes-before-barrier", Mutant::ChangesBeforeBarrier),
+    ("two-slots-in-one-view", Mutant::TwoSlotsInOneView),
+    ("learner-counts", Mutant::LearnerCounts),
+    ("witness-drops-early", Mutant::WitnessDropsEarly),
+    ("witness-log-alone", Mutant::WitnessLogAlone),
+    ("paxos-answers-before-persist", Mutant::PaxosAnswersBeforePersist),
+    ("paxos-ignores-incarnations", Mutant::PaxosIgnoresIncarnations),
+    ("paxos-votes-again", Mutant::PaxosVotesAgain),
+    ("paxos-chooses-freely", Mutant::PaxosChoosesFreely),
+    ("paxos-quorum-of-one", Mutant::PaxosQuorumOfOne),
+];
+
+thread_local! {
+    /// Whether acceptors on this thread let views pass that change two slots: a view has no place of its own for a mutant.
+    static LENIENT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+pub(crate) fn set_lenient(lenient: bool) {
+    LENIENT.set(lenient);
+}
+
+pub(crate) fn is_lenient() -> bool {
+    LENIENT.get()
+}

@@ -2,18 +2,34 @@
 //!
 //! # Why it is right
 //!
-//! - *Quorums meet.* A view of n slots commits on q = ⌊n/2⌋ + 1 in-sync members, and the next starts from the logs of q
-//!   in-sync members. Every in-sync set holds at least q, and all quorums lie within n slots, so any two share a slot.
+//! Of a view's slots, the *voters* are those that are not learners. With n voters, q(n) = ⌊n/2⌋ + 1.
+//!
+//! - *Quorums meet.* A view commits on q in-sync members, and the next starts from the logs of q in-sync members. Every
+//!   in-sync set holds at least q, and all quorums lie within n slots, so any two share a slot.
 //! - *The shared slot is the same store* (S6): a slot whose incarnation changes leaves the in-sync set in that very view,
 //!   and comes back only by a promotion in a later one, after it holds everything through the barrier of the view before
 //!   (S7). So what the shared slot acknowledged it still has.
-//! - *Nobody is dropped for being down* (S6). The only way out of the in-sync set is a change of incarnation.
+//! - *Nobody is dropped for being down* (S6). The only ways out of the in-sync set are a change of incarnation, and to be
+//!   removed by an operator.
+//! - *Quorums of neighbours meet although n changes* (S12). A view changes n by one at most, and then nothing else. Let k-1
+//!   have n voters, and W be q(n) of them that committed something in k-1. Let R be the reporters of view k.
+//!   Grown by one: R has q(n+1) members, all but one of them among the old n, and q(n) + q(n+1) - 1 = n + 1 > n.
+//!   Shrunk by one: R has q(n-1) members, all among the old n, and q(n) + q(n-1) = n + 1 > n. So W and R share a slot, and by
+//!   the rule above a store.
+//! - *Only neighbours do.* q(5) and q(3) need not meet (4 is missing between them): so n changes only in the
+//!   view after one that has *started*. The barrier of k-1 brings everything older to q(n) members of k-1, which is the W
+//!   of the line before. What was decided and never started keeps its n: its R is that of the view before it. Acceptors cannot see
+//!   whether a view has started; the primary can, so only the primary of k-1 proposes such a view, and stays primary in it.
+//! - *A learner* is a slot outside n: it gets the log, and counts for nothing: no vote, no acknowledgement, no report, no
+//!   prevote. So to add one changes no quorum, and a spare that never comes stops nobody. It becomes a voter, in sync at
+//!   once, in the view that counts it in n.
+//! - *Witnesses* (S13) are n - q at most, so each q members have a replica among them.
 //! - [`View::may_follow`] states all of this about two neighbouring views; acceptors refuse a proposal that breaks it.
 
 use paxos::{Decree, NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, Incarnation, MemberId};
+use crate::{Change, ClusterId, Incarnation, MemberId};
 
 /// The most slots of a cluster: more members cost each commit a message and buy nothing that seven do not.
 pub const MEMBERS_MAX: usize = 9;
@@ -27,6 +43,15 @@ pub enum Kind {
     Witness,
 }
 
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kind::Replica => "replica",
+            Kind::Witness => "witness",
+        })
+    }
+}
+
 /// What a member counts for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
@@ -34,6 +59,8 @@ pub enum Standing {
     InSync,
     /// A new incarnation that catches up: votes for views, counts for nothing else (S7).
     Syncing,
+    /// Added by an operator, and not counted among the n voters before it is promoted: has no vote, counts for nothing (S12).
+    Learner,
 }
 
 /// One member of a view.
@@ -87,16 +114,48 @@ impl View {
         self.slots.iter().filter(|slot| slot.standing == Standing::InSync)
     }
 
-    /// Whether a majority is in sync, and the primary a replica among them.
-    pub fn is_well_formed(&self) -> bool {
-        let primary = self.slot(self.primary);
-        self.in_sync().count() >= self.majority()
-            && primary.is_some_and(|slot| slot.standing == Standing::InSync && slot.kind == Kind::Replica)
+    /// The n slots that count: all but learners, ascending by id.
+    pub fn voters(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| slot.standing != Standing::Learner)
     }
 
-    /// q(n) = ⌊n/2⌋ + 1: how many in-sync members commit an entry, start a view, and how many slots decide the next view.
+    /// Whether each member is there once, a majority is in sync, the primary a replica among them, and the witnesses are few.
+    pub fn is_well_formed(&self) -> bool {
+        self.check_form().is_ok()
+    }
+
+    fn check_form(&self) -> Result<(), String> {
+        if self.slots.len() > MEMBERS_MAX || !self.slots.is_sorted_by_key(|slot| slot.member) {
+            return Err(format!("its {} members are too many, or out of order", self.slots.len()));
+        }
+        if self.slots.windows(2).any(|pair| pair[0].member == pair[1].member) {
+            return Err("a member is listed twice".into());
+        }
+        if self.in_sync().count() < self.majority() {
+            return Err("fewer than a majority would be in sync".into());
+        }
+        if self.in_sync().any(|slot| slot.incarnation == Incarnation::NOBODY) {
+            return Err("a slot without a store would be in sync".into());
+        }
+        let witnesses = self.voters().filter(|slot| slot.kind == Kind::Witness).count();
+        if witnesses > self.bearable() {
+            let (bearable, voters) = (self.bearable(), self.voters().count());
+            return Err(format!("{witnesses} of {voters} members would be witnesses, {bearable} may be"));
+        }
+        match self.slot(self.primary) {
+            Some(slot) if slot.standing == Standing::InSync && slot.kind == Kind::Replica => Ok(()),
+            _ => Err(format!("its primary {} is no replica in sync", self.primary)),
+        }
+    }
+
+    /// q(n) = ⌊n/2⌋ + 1: how many in-sync members commit an entry, start a view, and how many voters decide the next view.
     pub fn majority(&self) -> usize {
-        self.slots.len() / 2 + 1
+        self.voters().count() / 2 + 1
+    }
+
+    /// f = n - q(n): how many voters may be down.
+    pub fn bearable(&self) -> usize {
+        self.voters().count().saturating_sub(self.majority())
     }
 
     /// The view after this one with the given primary: `promoted` slots become in sync, `replaced` ones (slot with its new
@@ -108,17 +167,111 @@ impl View {
                 slot.standing = Standing::InSync;
             }
             if let Some(new) = replaced.iter().find(|new| new.member == slot.member) {
-                slot = Slot { standing: Standing::Syncing, ..new.clone() };
+                let counts = slot.standing != Standing::Learner;
+                slot = Slot { standing: if counts { Standing::Syncing } else { Standing::Learner }, ..new.clone() };
             }
             slot
         });
-        View {
-            number: self.number + 1,
-            parent: Decree::hash(self),
-            cluster: self.cluster,
-            primary,
-            slots: slots.collect(),
+        self.child(primary, slots.collect())
+    }
+
+    /// The view after this one with these slots.
+    fn child(&self, primary: MemberId, slots: Vec<Slot>) -> View {
+        View { number: self.number + 1, parent: Decree::hash(self), cluster: self.cluster, primary, slots }
+    }
+
+    /// The view after this one in which n grows by a learner that has caught up (S12).
+    pub fn with_learner_promoted(&self, member: MemberId) -> View {
+        let mut slots = self.slots.clone();
+        for slot in slots.iter_mut().filter(|slot| slot.member == member && slot.standing == Standing::Learner) {
+            slot.standing = Standing::InSync;
         }
+        self.child(self.primary, slots)
+    }
+
+    /// The view after this one with an operator's change made, whoever is up.
+    ///
+    /// # Errors
+    /// The change makes no sense in this view; one line for the operator.
+    pub fn changed(&self, change: &Change) -> Result<View, String> {
+        change.check()?;
+        let member = change.member();
+        let mut slots = self.slots.clone();
+        let place = slots.binary_search_by_key(&member, |slot| slot.member);
+        match (change, place) {
+            (Change::Add { .. }, Ok(_)) => return Err(format!("the cluster has a member {member} already")),
+            (Change::Remove { .. } | Change::Replace { .. }, Err(_)) => {
+                return Err(format!("the cluster has no member {member}"));
+            }
+            (Change::Add { address, kind, .. }, Err(place)) => {
+                if let Some(other) = slots.iter().find(|slot| slot.address == *address) {
+                    return Err(format!("member {} has the address {address}", other.member));
+                }
+                let (address, kind) = (address.clone(), *kind);
+                let nobody = Incarnation::NOBODY;
+                slots.insert(place, Slot { member, incarnation: nobody, address, kind, standing: Standing::Learner });
+            }
+            (Change::Remove { .. }, Ok(place)) => drop(slots.remove(place)),
+            (Change::Replace { address, .. }, Ok(place)) => {
+                let slot = &mut slots[place];
+                if slot.incarnation == Incarnation::NOBODY && slot.address == *address {
+                    return Err(format!("member {member} is awaited there with an empty store already"));
+                }
+                (slot.incarnation, slot.address) = (Incarnation::NOBODY, address.clone());
+                if slot.standing == Standing::InSync {
+                    slot.standing = Standing::Syncing;
+                }
+            }
+        }
+        let next = self.child(self.primary, slots);
+        next.check_follows(self)?;
+        Ok(next)
+    }
+
+    /// Everything that must hold between neighbours, beside the chain.
+    fn check_follows(&self, previous: &Self) -> Result<(), String> {
+        let mut list_changes = 0;
+        let mut other_changes = false;
+        for new in &self.slots {
+            match previous.slot(new.member) {
+                Some(old) => {
+                    check_slot(old, new)?;
+                    let promoted = (old.standing, new.standing) == (Standing::Learner, Standing::InSync);
+                    list_changes += usize::from(promoted);
+                    other_changes |= !promoted && old != new;
+                }
+                None if new.standing == Standing::Learner => list_changes += 1,
+                None => return Err(format!("member {} is added with a vote", new.member)),
+            }
+        }
+        list_changes += previous.slots.iter().filter(|old| self.slot(old.member).is_none()).count();
+        #[cfg(any(test, feature = "mutants"))]
+        let list_changes = if crate::mutant::is_lenient() { list_changes.min(1) } else { list_changes };
+        if list_changes > 1 {
+            return Err("more than one slot is added, removed or counted in".into());
+        }
+        if list_changes == 1 && (other_changes || self.primary != previous.primary) {
+            return Err("the list of members changes together with something else".into());
+        }
+        self.check_form()
+    }
+}
+
+/// What may become of a slot from one view to the next.
+fn check_slot(old: &Slot, new: &Slot) -> Result<(), String> {
+    let member = old.member;
+    let same_store = new.incarnation == old.incarnation;
+    if new.kind != old.kind {
+        return Err(format!("slot {member} becomes another kind of member"));
+    }
+    match (old.standing, new.standing) {
+        (_, Standing::InSync) if !same_store => Err(format!("the new incarnation of {member} is in sync at once")),
+        (Standing::InSync, Standing::Syncing) if same_store => {
+            Err(format!("{member} leaves the in-sync set though its store is the same"))
+        }
+        (Standing::Learner, Standing::Syncing) => Err(format!("learner {member} has a vote before it is in sync")),
+        (Standing::InSync | Standing::Syncing, Standing::Learner) => Err(format!("{member} loses its vote")),
+        _ => Ok(()),
     }
 }
 
@@ -149,7 +302,7 @@ impl Decree for View {
     }
 
     fn acceptors(&self) -> Vec<(NodeId, u128)> {
-        self.slots.iter().map(|slot| (slot.member.0, slot.incarnation.0)).collect()
+        self.voters().map(|slot| (slot.member.0, slot.incarnation.0)).collect()
     }
 
     fn quorum(&self) -> usize {
@@ -165,28 +318,7 @@ impl Decree for View {
         {
             return refuse("it is of another chain".into());
         }
-        if self.slots.len() != previous.slots.len() {
-            return refuse("the number of members changes".into());
-        }
-        for (new, old) in self.slots.iter().zip(&previous.slots) {
-            if new.member != old.member || new.kind != old.kind {
-                return refuse(format!("slot {} turns into {}", old.member, new.member));
-            }
-            let same_store = new.incarnation == old.incarnation;
-            if !same_store && new.standing == Standing::InSync {
-                return refuse(format!("the new incarnation of {} is in sync at once", new.member));
-            }
-            if same_store && old.standing == Standing::InSync && new.standing == Standing::Syncing {
-                return refuse(format!("{} leaves the in-sync set though its store is the same", new.member));
-            }
-        }
-        if self.in_sync().count() < self.majority() {
-            return refuse("fewer than a majority would be in sync".into());
-        }
-        match self.slot(self.primary) {
-            Some(slot) if slot.standing == Standing::InSync && slot.kind == Kind::Replica => Ok(()),
-            _ => refuse(format!("its primary {} is no replica in sync", self.primary)),
-        }
+        self.check_follows(previous).or_else(refuse)
     }
 }
 

@@ -36,6 +36,10 @@ impl<M: StateMachine> Replica<M> {
         self.offered_hash = None;
         self.listed.clear();
         self.heard = self.others().into_iter().map(|member| (member, now)).collect();
+        self.asked_at = 0;
+        if let Some(change) = &mut self.change {
+            change.asked_at = now;
+        }
         if let Some(transfer) = &mut self.transfer {
             transfer.asked_at = now;
         }

@@ -55,7 +55,7 @@ impl<M: StateMachine> Replica<M> {
 
     pub(super) fn offer_snapshot(&mut self, to: MemberId, out: &mut Output) {
         let view = self.view_number();
-        let Some(image) = &self.snapshot else { return };
+        let Some(image) = self.snapshot.as_ref().filter(|image| !self.is_mark(image)) else { return };
         let (viewstamp, bytes) = (image.viewstamp, image.state.len() as u64);
         let hash = match self.offered_hash {
             Some((known, hash)) if known == viewstamp => hash,
@@ -63,6 +63,11 @@ impl<M: StateMachine> Replica<M> {
         };
         self.offered_hash = Some((viewstamp, hash));
         self.send(to, Message::SnapshotOffer { view, viewstamp, bytes, hash }, out);
+    }
+
+    /// A witness's mark is no state, and nobody can start from it.
+    fn is_mark(&self, image: &SnapshotImage) -> bool {
+        self.is_witness() && image.state.is_empty()
     }
 
     /// Whether snapshots and entries are taken from this member now: the primary, or the reporter that I chose.
@@ -117,7 +122,7 @@ impl<M: StateMachine> Replica<M> {
 
     pub(super) fn on_fetch_chunk(&mut self, from: MemberId, viewstamp: Viewstamp, offset: u64, out: &mut Output) {
         let view = self.view_number();
-        let Some(image) = self.snapshot.clone() else { return };
+        let Some(image) = self.snapshot.clone().filter(|image| !self.is_mark(image)) else { return };
         if image.viewstamp != viewstamp {
             return self.offer_snapshot(from, out); // a newer one has taken its place
         }
@@ -170,7 +175,10 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn install(&mut self, image: SnapshotImage, out: &mut Output) {
-        if let Err(problem) = self.machine.restore(&image.state) {
+        // A witness keeps the bytes for others, and does not ask what they mean (S13).
+        if !self.is_witness()
+            && let Err(problem) = self.machine.restore(&image.state)
+        {
             return self.fail(format!("a snapshot from another member is unusable: {problem}"), out);
         }
         let image = Arc::new(image);

@@ -26,6 +26,9 @@ const JUDGEMENT_PATIENCE: u64 = 2;
 impl<M: StateMachine> Replica<M> {
     /// Executes what is known committed, and starts to serve when that includes the barrier.
     pub(super) fn execute(&mut self, out: &mut Output) {
+        if self.is_witness() {
+            return; // it holds entries for others, and has no state (S13)
+        }
         while self.executed < self.commit {
             let Some(entry) = self.log.next(self.executed).cloned() else { break };
             if entry.viewstamp > self.commit {
@@ -101,7 +104,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// The primary keeps who agrees with its state and who differs.
     pub(super) fn compare_with_backup(&mut self, now: Micros, from: MemberId, (op, hash): (u64, u64)) {
-        let Some(own) = self.hash_at(op) else { return };
+        let Some(own) = self.hash_at(op) else { return }; // a witness executes nothing, and says op 0
         let Role::Primary(primary) = &mut self.role else { return };
         if own == hash {
             primary.agreeing.insert(from);

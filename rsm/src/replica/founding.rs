@@ -50,7 +50,7 @@ impl<M: StateMachine> Replica<M> {
 
     pub(super) fn tick_outsider(&mut self, now: Micros, out: &mut Output) {
         let retransmit = self.settings.timing.retransmit;
-        let message = Message::Join { address: self.settings.address.clone(), kind: self.own_kind() };
+        let message = Message::Join { address: self.settings.address.clone(), kind: self.kind };
         let Role::Outsider { asked_at, .. } = &mut self.role else { return };
         if asked_at.is_none_or(|at| now >= at + JOIN_PATIENCE * retransmit) {
             *asked_at = Some(now);
@@ -105,7 +105,12 @@ impl<M: StateMachine> Replica<M> {
             });
         }
         let cluster = ClusterId::new(self.random.next(), &self.settings.founding.name);
-        let view = View { number: 1, parent: 0, cluster, primary: me.member, slots };
+        // The founder may be a witness; the first primary is the lowest replica.
+        let primary = slots.iter().find(|slot| slot.kind == Kind::Replica).map_or(me.member, |slot| slot.member);
+        let view = View { number: 1, parent: 0, cluster, primary, slots };
+        if !view.is_well_formed() {
+            return; // too many witnesses: the status says so
+        }
         self.founding = Some(view.clone());
         self.persist_control(out);
         if let Role::Founding(founder) = &mut self.role {
@@ -136,7 +141,11 @@ impl<M: StateMachine> Replica<M> {
                 slot.member == *member && slot.address == *address && slot.kind == *kind
             });
         let is_first = view.number == 1 && configured.iter().map(|(member, ..)| *member).min() == Some(from.member);
-        if !same_members || !is_first || !view.lists(self.identity.member, self.identity.incarnation) {
+        if !same_members
+            || !is_first
+            || !view.is_well_formed()
+            || !view.lists(self.identity.member, self.identity.incarnation)
+        {
             return;
         }
         let hash = view.hash();
@@ -172,16 +181,13 @@ impl<M: StateMachine> Replica<M> {
     /// A view in force is known for the first time.
     pub(super) fn learn_first_view(&mut self, now: Micros, view: View, out: &mut Output) {
         let (member, incarnation) = (self.identity.member.0, self.identity.incarnation.0);
-        self.paxos = Some(paxos::Node::new(member, incarnation, paxos::Node::first(view)));
+        let node = paxos::Node::new(member, incarnation, paxos::Node::first(view));
+        #[cfg(any(test, feature = "mutants"))]
+        let node = node.with_mutant(self.mutant.and_then(crate::mutant::Mutant::in_paxos));
+        self.paxos = Some(node);
         self.founding = None;
         self.persist_control(out);
         self.enter_last_view(now, None, out);
-    }
-
-    fn own_kind(&self) -> Kind {
-        let me = self.identity.member;
-        let configured = self.settings.founding.members.iter().find(|(member, ..)| *member == me);
-        configured.map_or(Kind::Replica, |(_, _, kind)| *kind)
     }
 
     pub(super) fn on_join_refused(&mut self, reason: String) {
@@ -206,6 +212,10 @@ impl<M: StateMachine> Replica<M> {
                 }
                 Some(_) => {}
             }
+        }
+        let witnesses = own.members.iter().filter(|(_, _, kind)| *kind == Kind::Witness).count();
+        if 2 * witnesses >= own.members.len() {
+            return format!("{witnesses} of {} members are witnesses: fewer than half may be", own.members.len());
         }
         if silent.is_empty() {
             "all members are new: the cluster is being founded".into()

@@ -10,6 +10,8 @@
 //! | `view_change.rs` | reports, choosing a log, fetching it, the barrier | S4, S8 |
 //! | `normal.rs` | batches, append, acknowledge, commit | S3, S8 |
 //! | `execution.rs` | executing, answering, comparing states, taking snapshots | S9 |
+//! | `membership.rs` | changes of the list of members that an operator asks for | S12 |
+//! | `witness.rs` | a member that holds the log's tail and no state | S13 |
 //! | `catch_up.rs` | what a laggard gets: log tail or snapshot | section 4 |
 //! | `recovery.rs` | what a member is when it starts, from what its store held | S8, S10 |
 //! | `status.rs` | what it says of itself, for people | |
@@ -20,6 +22,7 @@ mod abstraction;
 mod catch_up;
 mod execution;
 mod founding;
+mod membership;
 mod normal;
 mod random;
 mod recovery;
@@ -28,6 +31,7 @@ mod status;
 mod suspicion;
 mod view_change;
 mod views;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -39,19 +43,21 @@ use crate::log::Log;
 #[cfg(any(test, feature = "mutants"))]
 use crate::mutant::Mutant;
 use crate::{
-    ClusterId, Control, Entry, Identity, Incarnation, Input, MemberId, Message, Micros, Output, Record, Rejection,
-    Send, Settings, SnapshotImage, StateMachine, Token, View, Viewstamp,
+    ClusterId, Control, Entry, Identity, Incarnation, Input, Kind, MemberId, Message, Micros, Output, Record,
+    Rejection, Send, Settings, SnapshotImage, StateMachine, Token, View, Viewstamp,
 };
 #[cfg(any(test, feature = "model"))]
 pub use abstraction::timeless;
 use random::Random;
-use roles::{Candidacy, Command, Role, Transfer};
+use roles::{Candidacy, Command, PendingChange, Role, Transfer};
 
 /// One member's core. All fields are volatile but those that [`Control`], the log and the snapshot repeat.
 #[derive(Clone, Debug)]
 pub struct Replica<M> {
     settings: Settings,
     identity: Identity,
+    /// What this member stores; fixed for its life.
+    kind: Kind,
     machine: M,
     random: Random,
     started_at: Micros,
@@ -69,6 +75,8 @@ pub struct Replica<M> {
     heard: BTreeMap<MemberId, Micros>,
     /// Which stores the entered view lists, to see which are new in the next.
     listed: BTreeMap<MemberId, Incarnation>,
+    /// A change of the members that waits to be made; on a primary only.
+    change: Option<PendingChange>,
 
     log: Log,
     /// My log is durable up to here.
@@ -94,6 +102,8 @@ pub struct Replica<M> {
     grown_bytes: usize,
     /// A snapshot that is being fetched from another member.
     transfer: Option<Transfer>,
+    /// When a witness last asked for a snapshot, or a member that stands for nothing for the last view.
+    asked_at: Micros,
 
     last_token: Token,
     durable_token: Token,
@@ -117,6 +127,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Durable { token } => self.on_durable(now, token, out),
             Input::Unreachable { member, incarnation } => self.on_unreachable(now, member, incarnation, out),
             Input::HandOver { to } => self.on_hand_over(now, to, out),
+            Input::Change { tag, change } => self.on_change(now, tag, change, out),
         }
     }
 
@@ -137,11 +148,16 @@ impl<M: StateMachine> Replica<M> {
         }
         self.tick_candidacy(now, out);
         self.tick_transfer(now, out);
+        self.tick_witness(now, out);
+        self.tick_change(now, out);
     }
 
     fn on_message(&mut self, now: Micros, cluster: ClusterId, from: Identity, message: Message, out: &mut Output) {
         let own = self.cluster();
         if from.member == self.identity.member && from.incarnation == self.identity.incarnation {
+            return;
+        }
+        if from.incarnation == Incarnation::NOBODY {
             return;
         }
         if own != ClusterId(0) && cluster != ClusterId(0) && own != cluster {
@@ -207,6 +223,8 @@ impl<M: StateMachine> Replica<M> {
                 self.on_chunk(now, from.member, viewstamp, offset, bytes, out);
             }
             Message::Diverged { op, hash, .. } => self.on_diverged(from.member, op, hash, out),
+            Message::Release { upto, .. } => self.on_release(from.member, upto, out),
+            Message::WantSnapshot { above, .. } => self.on_want_snapshot(from.member, above, out),
             _ => {}
         }
     }
@@ -302,6 +320,8 @@ impl<M: StateMachine> Replica<M> {
     #[must_use]
     pub fn with_mutant(mut self, mutant: Option<Mutant>) -> Self {
         self.mutant = mutant;
+        crate::mutant::set_lenient(mutant == Some(Mutant::TwoSlotsInOneView));
+        self.paxos = self.paxos.map(|node| node.with_mutant(mutant.and_then(Mutant::in_paxos)));
         if mutant == Some(Mutant::ResumesView) && matches!(self.role, Role::Retired { .. }) {
             let own = roles::Report { last: self.log.last() };
             let mut primary = roles::Primary::new(self.started_at);
@@ -369,7 +389,9 @@ fn view_of(message: &Message) -> Option<u64> {
         | Message::SnapshotOffer { view, .. }
         | Message::FetchChunk { view, .. }
         | Message::Chunk { view, .. }
-        | Message::Diverged { view, .. } => Some(*view),
+        | Message::Diverged { view, .. }
+        | Message::Release { view, .. }
+        | Message::WantSnapshot { view, .. } => Some(*view),
         _ => None,
     }
 }

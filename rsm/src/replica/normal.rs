@@ -159,7 +159,8 @@ impl<M: StateMachine> Replica<M> {
             let have = self.log.floor(previous).unwrap_or_default();
             return self.send(from, Message::Mismatch { view, refused: previous, have }, out);
         }
-        if self.log.bytes() > self.settings.log_capacity_bytes / 8 * 7 && self.snapshot_under_way.is_some() {
+        let full = self.log.bytes() > self.settings.log_capacity_bytes / 8 * 7;
+        if full && (self.snapshot_under_way.is_some() || self.is_witness()) {
             return; // room comes with the snapshot: until then as if the message were lost
         }
         let Some(reached) = self.take_entries(previous, &entries, out) else { return };
@@ -251,7 +252,7 @@ impl<M: StateMachine> Replica<M> {
         if let Role::Backup(backup) = &mut self.role {
             backup.acknowledged = backup.acknowledged.max(verified);
         }
-        let executed = (self.executed.op, self.machine.hash());
+        let executed = if self.is_witness() { (0, 0) } else { (self.executed.op, self.machine.hash()) };
         self.send(to, Message::Ack { view, verified, executed }, out);
     }
 
@@ -299,10 +300,18 @@ impl<M: StateMachine> Replica<M> {
         let counts_all = self.is_mutant(crate::mutant::Mutant::SyncingCounts);
         #[cfg(not(any(test, feature = "mutants")))]
         let counts_all = false;
+        #[cfg(any(test, feature = "mutants"))]
+        let counts_learners = self.is_mutant(crate::mutant::Mutant::LearnerCounts);
+        #[cfg(not(any(test, feature = "mutants")))]
+        let counts_learners = false;
         let mut held: Vec<Viewstamp> = view
             .slots
             .iter()
-            .filter(|slot| counts_all || slot.standing == crate::Standing::InSync)
+            .filter(|slot| match slot.standing {
+                crate::Standing::InSync => true,
+                crate::Standing::Syncing => counts_all,
+                crate::Standing::Learner => counts_learners,
+            })
             .map(|slot| match primary.progress.get(&slot.member) {
                 _ if slot.member == me => self.durable,
                 Some(progress) => progress.acked,

@@ -13,7 +13,7 @@ use super::Replica;
 use super::random::Random;
 use super::roles::{Backup, Founder, Role};
 use crate::log::Log;
-use crate::{Entry, Founding, MemberId, Micros, Recovered, Settings, StateMachine, View, Viewstamp};
+use crate::{Entry, Founding, Identity, Kind, Micros, Recovered, Settings, StateMachine, View, Viewstamp};
 
 impl<M: StateMachine> Replica<M> {
     /// A member as it starts, from what its store held. `seed` feeds the random parts of delays and, in a founder, the
@@ -33,14 +33,22 @@ impl<M: StateMachine> Replica<M> {
             refuse_another_cluster(&settings.founding, &config.last)?;
         }
         let mut executed = Viewstamp::default();
+        let kind = settings.founding.kind_of(identity.member);
+        if let Some(view) = control.config.as_ref().map(|config| &config.last) {
+            refuse_another_kind(view, identity, kind)?;
+        }
         if let Some(image) = &snapshot {
-            machine.restore(&image.state).map_err(|problem| format!("the snapshot is unusable: {problem}"))?;
+            // A witness has no use for a state; what it keeps of one is for others (S13).
+            if kind == Kind::Replica {
+                machine.restore(&image.state).map_err(|problem| format!("the snapshot is unusable: {problem}"))?;
+            }
             executed = image.viewstamp;
         }
         let log = recovered_log(entries, executed)?;
         let last = log.last();
         let mut replica = Replica {
             identity,
+            kind,
             machine,
             random: Random::new(seed),
             started_at: now,
@@ -51,6 +59,7 @@ impl<M: StateMachine> Replica<M> {
             listed_in: None,
             heard: BTreeMap::new(),
             listed: BTreeMap::new(),
+            change: None,
             durable: last,
             unflushed: VecDeque::new(),
             verified: executed,
@@ -63,6 +72,7 @@ impl<M: StateMachine> Replica<M> {
             offered_hash: None,
             snapshot_under_way: None,
             transfer: None,
+            asked_at: 0,
             last_token: 0,
             durable_token: 0,
             entered_token: 0,
@@ -98,8 +108,8 @@ impl<M: StateMachine> Replica<M> {
     }
 }
 
-/// A store of another cluster is refused (S10). Two clusters of one name and the same ids are told apart by their ids, when
-/// the members meet.
+/// A store of another cluster is refused (S10). Two clusters of one name are told apart by their ids, when the members
+/// meet. Who is a member the view says; the configured list, which may be older or newer, only finds peers.
 fn refuse_another_cluster(configured: &Founding, view: &View) -> Result<(), String> {
     if !view.cluster.may_be_named(&configured.name) {
         return Err(format!(
@@ -107,15 +117,18 @@ fn refuse_another_cluster(configured: &Founding, view: &View) -> Result<(), Stri
             configured.name
         ));
     }
-    let ids = |members: Vec<MemberId>| members.iter().map(MemberId::to_string).collect::<Vec<_>>().join(", ");
-    let listed = ids(view.slots.iter().map(|slot| slot.member).collect());
-    let named = ids(configured.members.iter().map(|(member, ..)| *member).collect());
-    if listed != named {
-        return Err(format!(
-            "the data directory belongs to a cluster of members {listed}, not {named}: correct the list or the directory"
-        ));
-    }
     Ok(())
+}
+
+/// A replica's store is of no use to a witness, nor the other way round.
+fn refuse_another_kind(view: &View, own: Identity, configured: Kind) -> Result<(), String> {
+    match view.slot(own.member) {
+        Some(slot) if slot.incarnation == own.incarnation && slot.kind != configured => {
+            let (listed, member) = (slot.kind, own.member);
+            Err(format!("member {member} is listed as {listed}, not as {configured}: correct the configuration"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn recovered_log(entries: Vec<Entry>, executed: Viewstamp) -> Result<Log, String> {

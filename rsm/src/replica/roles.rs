@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::limits::{OUTSTANDING_MAX_BYTES, WINDOW_ENTRIES};
 use crate::message::Health;
-use crate::{Founding, Incarnation, MemberId, Micros, Slot, Tag, View, Viewstamp};
+use crate::{Change, Founding, Incarnation, MemberId, Micros, Slot, Tag, View, Viewstamp};
 
 /// Unanswered appends to one member at a time; one that is slow holds no more than so many messages.
 const OUTSTANDING_MAX: usize = 2 * WINDOW_ENTRIES;
@@ -225,6 +225,16 @@ impl Primary {
             Phase::Started { .. } => Some(format!("waits for {majority} in-sync members to hold its view's barrier")),
         }
     }
+}
+
+/// A change of the members that an operator waits for.
+#[derive(Clone, Debug)]
+pub(super) struct PendingChange {
+    pub(super) tag: Tag,
+    pub(super) change: Change,
+    pub(super) asked_at: Micros,
+    /// The view in which it was proposed last; none if it was not, or that instance is decided.
+    pub(super) proposed_in: Option<u64>,
 }
 
 /// An attempt to get a view decided, from the first suspicion on.

@@ -37,6 +37,20 @@ impl<M: StateMachine> Replica<M> {
         if waits && now >= backup.reported_at + timing.retransmit {
             self.report(now, out);
         }
+        self.ask_for_last_view(now, out);
+    }
+
+    /// A member that never stands (a learner, a witness, one that has not caught up) hears of a view that it missed from nobody
+    /// but those whom it asks; perhaps it has been removed.
+    fn ask_for_last_view(&mut self, now: Micros, out: &mut Output) {
+        let timing = self.settings.timing;
+        if self.suspects(now) && !self.may_stand() && now >= self.asked_at + 2 * timing.suspect {
+            self.asked_at = now;
+            let above = self.view_number();
+            for member in self.others() {
+                self.send(member, Message::Paxos(paxos::Message::Fetch { above }), out);
+            }
+        }
     }
 
     pub(super) fn on_heartbeat(
@@ -158,7 +172,7 @@ impl<M: StateMachine> Replica<M> {
         let timing = self.settings.timing;
         let me = self.identity.member;
         let rank = self.view().map_or(0, |view| {
-            let standing = view.slots.iter().filter(|slot| slot.member != view.primary && slot.kind == Kind::Replica);
+            let standing = view.voters().filter(|slot| slot.member != view.primary && slot.kind == Kind::Replica);
             standing.take_while(|slot| slot.member != me).count() as u64
         });
         let rank = if matches!(self.role, Role::Retired { .. }) { 0 } else { rank };
@@ -204,7 +218,8 @@ impl<M: StateMachine> Replica<M> {
         }
         candidacy.answers.insert(from, answer);
         let answers = candidacy.answers.clone();
-        if answers.values().filter(|answer| answer.yes).count() < view.majority() {
+        let voted = |member: &MemberId| view.slot(*member).is_some_and(|slot| slot.standing != Standing::Learner);
+        if answers.iter().filter(|(member, answer)| answer.yes && voted(member)).count() < view.majority() {
             return;
         }
         let promoted: Vec<MemberId> = answers
@@ -292,6 +307,7 @@ impl<M: StateMachine> Replica<M> {
             for member in self.others() {
                 self.send(member, message.clone(), out);
             }
+            self.send_releases(out);
         }
         self.tick_start_of_view(now, out);
         self.retransmit_appends(now, out);
@@ -304,8 +320,7 @@ impl<M: StateMachine> Replica<M> {
         let (Some(view), Role::Primary(primary)) = (self.view(), &self.role) else { return Health::default() };
         let me = self.identity.member;
         let mut contacts: Vec<Micros> = view
-            .slots
-            .iter()
+            .voters()
             .map(|slot| match primary.progress.get(&slot.member) {
                 _ if slot.member == me => now,
                 Some(progress) => progress.heard_at.max(primary.entered_at),
@@ -339,6 +354,7 @@ impl<M: StateMachine> Replica<M> {
             successor = reporters.max_by_key(|(_, report)| report.last).map(|(member, _)| *member);
             self.barren_views += 1;
         }
+        self.give_change_up(out);
         self.stop_being_primary(out);
         self.role = Role::Retired { successor };
         for member in self.others() {

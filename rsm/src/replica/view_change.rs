@@ -10,8 +10,13 @@
 //!    it), and it acknowledged before it entered k (S2), so its report has the entry.
 //! 2. An entry committed in an older view: members kept from k-1 have it by the claim for k-1; a promoted one holds
 //!    everything through the barrier of k-1, and that barrier stands on the log that k-1 started from.
+//!    A view in which n changes follows only one that has started; then what is older lies under that one's barrier, and what is not
+//!    was acknowledged by q of its members, who share a slot with any q of this view: see [`View`]'s module.
 //! 3. The log with the highest last **viewstamp** has all of them: a log whose last entry is of view v extends the log that
 //!    v started from, and within one view logs are prefixes of each other. (The longest log may be an old branch.)
+//!
+//! Where the best reporter is a witness, the best replica's log comes before it: see `witness.rs`. A log that is taken in place of
+//! mine is never below mine, and what I acknowledged in the view in which it was committed is in it, by 3.
 //!
 //! The chosen log is fetched from its reporter, in order, so that at each moment my log is a prefix of it, or of what I
 //! had where the two agree. Then comes the barrier. Nothing is executed, and no client answered, before the barrier is
@@ -22,7 +27,7 @@ use std::sync::Arc;
 use super::Replica;
 use super::roles::{Phase, Progress, Report, Role};
 use crate::limits::MESSAGE_MAX_BYTES;
-use crate::{Entry, MemberId, Message, Micros, Output, Payload, StateMachine, View, Viewstamp};
+use crate::{Entry, Kind, MemberId, Message, Micros, Output, Payload, StateMachine, View, Viewstamp};
 
 impl<M: StateMachine> Replica<M> {
     /// A backup tells the primary of the view that it has just entered (or found itself in) what its log holds.
@@ -81,11 +86,42 @@ impl<M: StateMachine> Replica<M> {
             best
         };
         let Some((from, target)) = best.map(|(member, report)| (*member, report.last)) else { return };
+        let (from, target) = self.replica_before_witness(from, target);
         if from == self.identity.member || target == self.log.last() {
             self.start_view(now, out);
         } else {
             self.fetch(now, from, target, self.log.last(), out);
         }
+    }
+
+    /// S13: a witness may have dropped what I lack. The best replica that reported has it, so its log comes first, if it is
+    /// ahead of mine; then, with that, the choice is made again.
+    fn replica_before_witness(&self, best: MemberId, target: Viewstamp) -> (MemberId, Viewstamp) {
+        #[cfg(any(test, feature = "mutants"))]
+        if self.is_mutant(crate::mutant::Mutant::WitnessLogAlone) {
+            return (best, target);
+        }
+        let (Some(view), Role::Primary(primary)) = (self.view(), &self.role) else { return (best, target) };
+        let is_replica = |member: MemberId| view.slot(member).is_some_and(|slot| slot.kind == Kind::Replica);
+        if is_replica(best) {
+            return (best, target);
+        }
+        let replicas = primary.reports.iter().filter(|(member, _)| is_replica(**member));
+        match replicas.max_by_key(|(_, report)| report.last) {
+            Some((member, report)) if report.last > self.log.last() => (*member, report.last),
+            _ => (best, target),
+        }
+    }
+
+    /// What was to be fetched is in my log: choose again, for there may be a higher one.
+    fn choose_again(&mut self, now: Micros, out: &mut Output) {
+        let own = Report { last: self.log.last() };
+        let me = self.identity.member;
+        if let Role::Primary(primary) = &mut self.role {
+            primary.reports.insert(me, own);
+            primary.phase = Phase::Collecting;
+        }
+        self.choose_a_log(now, out);
     }
 
     fn fetch(&mut self, now: Micros, from: MemberId, target: Viewstamp, after: Viewstamp, out: &mut Output) {
@@ -152,7 +188,7 @@ impl<M: StateMachine> Replica<M> {
         primary.moved_at = now;
         let Some(reached) = self.take_entries(previous, &entries, out) else { return };
         if reached >= target {
-            self.start_view(now, out);
+            self.choose_again(now, out);
         } else if reached > after {
             self.fetch(now, from, target, reached, out);
         }
@@ -163,7 +199,7 @@ impl<M: StateMachine> Replica<M> {
         let Role::Primary(primary) = &self.role else { return };
         if let Phase::Fetching { from, target, .. } = primary.phase {
             if self.log.last() >= target {
-                self.start_view(now, out);
+                self.choose_again(now, out);
             } else {
                 self.fetch(now, from, target, self.log.last(), out);
             }

@@ -11,11 +11,14 @@
 //! - *S5, S6, S7*: a proposal is made by [`View::successor`] and checked by [`paxos::Decree::may_follow`], here and by each
 //!   acceptor. A store is listed as new only if the listed one has been silent; a syncing member is promoted only on the
 //!   word that it durably holds everything through the last view's barrier.
+//! - *S12*: changes of the list of members come one to a view, from a serving primary: `membership.rs`.
 //! - *S11*: a primary that proposed goes on in its view until it enters the next; it never takes a proposal back.
 
+use std::collections::BTreeSet;
+
 use super::roles::{Backup, Candidacy, Primary, Role};
-use super::{Identity, Replica};
-use crate::{Kind, MemberId, Message, Micros, Output, Slot, Standing, StateMachine, View};
+use super::{Identity, Replica, membership};
+use crate::{Incarnation, Kind, MemberId, Message, Micros, Output, Slot, Standing, StateMachine, View};
 
 /// A listed store that was heard within this many suspect times is alive: its double is refused.
 const ALIVE_WITHIN: u64 = 4;
@@ -44,20 +47,19 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Whether what somebody calls a decided view can be one of this cluster. A decree is believed on one member's word; what
-    /// cannot be is not, so that a confused or hostile process does not end the cluster with a single message.
+    /// cannot be is not, so that a confused or hostile process does not end the cluster with a single message. A view
+    /// changes one slot at most (S12), so between two views no more members come and go than there are steps. A store without
+    /// a view only knows the cluster's name: who is a member is told by the view, and not by the configuration.
     fn is_plausible(&self, from: Identity, value: &View) -> bool {
-        let configured = &self.settings.founding;
-        let (same_cluster, members): (bool, Vec<MemberId>) = match self.view() {
-            Some(own) => (own.cluster == value.cluster, own.slots.iter().map(|slot| slot.member).collect()),
-            None => (
-                value.cluster.may_be_named(&configured.name),
-                configured.members.iter().map(|(member, ..)| *member).collect(),
-            ),
+        let of_this_cluster = match self.view() {
+            Some(own) => {
+                let members = |view: &View| view.slots.iter().map(|slot| slot.member).collect::<BTreeSet<_>>();
+                let changed = members(own).symmetric_difference(&members(value)).count() as u64;
+                own.cluster == value.cluster && changed <= value.number.abs_diff(own.number)
+            }
+            None => value.cluster.may_be_named(&self.settings.founding.name),
         };
-        same_cluster
-            && value.slots.iter().map(|slot| slot.member).eq(members)
-            && value.lists(from.member, from.incarnation)
-            && value.is_well_formed()
+        of_this_cluster && value.lists(from.member, from.incarnation) && value.is_well_formed()
     }
 
     /// Persist, then send, then act on what was decided.
@@ -75,6 +77,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// The last decided view is new: it is in the control record, so it has been entered.
     pub(super) fn enter_last_view(&mut self, now: Micros, was_listed_in: Option<u64>, out: &mut Output) {
+        self.settle_change(was_listed_in.unwrap_or(0), out);
         self.stop_being_primary(out);
         self.verified = self.executed;
         self.transfer = None;
@@ -83,19 +86,19 @@ impl<M: StateMachine> Replica<M> {
         // A store that was listed just now has not been heard yet, and is alive all the same: a late message of the store
         // that it replaced must not replace it in turn.
         for slot in &view.slots {
-            if self.listed.insert(slot.member, slot.incarnation) != Some(slot.incarnation) {
+            let is_new = self.listed.insert(slot.member, slot.incarnation) != Some(slot.incarnation);
+            if slot.incarnation == Incarnation::NOBODY {
+                self.heard.remove(&slot.member); // whoever comes is awaited
+            } else if is_new {
                 self.heard.insert(slot.member, now);
             }
         }
+        self.listed.retain(|member, _| view.slot(*member).is_some());
+        self.heard.retain(|member, _| view.slot(*member).is_some());
         let me = self.identity.member;
         if !self.is_listed() {
             if let Some(former) = was_listed_in {
-                let line = format!(
-                    "view {} lists another store for member {me} than this one (listed in view {former}): it was \
-                     replaced; remove this data directory to join anew",
-                    view.number
-                );
-                self.fail(line, out);
+                self.fail(membership::farewell(me, &view, former), out);
             }
             self.role = Role::Outsider { asked_at: None, refused: None };
             return;
@@ -125,13 +128,20 @@ impl<M: StateMachine> Replica<M> {
         replaced: &[Slot],
         out: &mut Output,
     ) -> bool {
-        let Some(node) = &mut self.paxos else { return false };
+        let Some(view) = self.view() else { return false };
         #[cfg_attr(not(any(test, feature = "mutants")), allow(unused_mut))]
-        let mut value = node.last().successor(primary, promoted, replaced);
+        let mut value = view.successor(primary, promoted, replaced);
         #[cfg(any(test, feature = "mutants"))]
         if self.mutant == Some(crate::mutant::Mutant::NewcomerInSync) {
             value.slots.iter_mut().for_each(|slot| slot.standing = Standing::InSync);
         }
+        self.propose_view(now, value, out)
+    }
+
+    /// Tries to get this view decided, if it may follow the last one.
+    pub(super) fn propose_view(&mut self, now: Micros, value: View, out: &mut Output) -> bool {
+        let Some(node) = &mut self.paxos else { return false };
+        let primary = value.primary;
         let number = value.number;
         let Ok(effects) = node.propose(value) else { return false };
         let failures = self.candidacy.as_ref().map_or(0, |candidacy| candidacy.failures);
@@ -156,7 +166,7 @@ impl<M: StateMachine> Replica<M> {
         let slot = view.slot(from.member).cloned();
         let refuse = |reason: String| Message::JoinRefused { reason };
         let Some(slot) = slot else {
-            let message = refuse(format!("the cluster has no member {}", from.member));
+            let message = refuse(format!("the cluster has no member {}: an operator has to add it first", from.member));
             return self.send(from.member, message, out);
         };
         if slot.incarnation == from.incarnation {
@@ -164,8 +174,9 @@ impl<M: StateMachine> Replica<M> {
             return self.send(from.member, Message::Paxos(paxos::Message::Decided { value }), out);
         }
         let grace = ALIVE_WITHIN * self.settings.timing.suspect;
-        let alive = self.heard.get(&from.member).is_some_and(|at| now < at + grace)
-            || now < self.started_at + grace
+        let awaited = slot.incarnation == Incarnation::NOBODY;
+        let alive = !awaited
+            && (self.heard.get(&from.member).is_some_and(|at| now < at + grace) || now < self.started_at + grace)
             || from.member == self.identity.member;
         let Role::Primary(primary) = &mut self.role else { return };
         if alive {
@@ -182,7 +193,7 @@ impl<M: StateMachine> Replica<M> {
             incarnation: from.incarnation,
             address,
             kind: slot.kind,
-            standing: Standing::Syncing,
+            standing: slot.standing, // what becomes of it [`View::successor`] says
         };
         if kind == slot.kind {
             let join = primary.joins.entry(from.member).or_insert_with(|| (new.clone(), 0));
@@ -196,16 +207,21 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// What a serving primary changes by itself: it lists new stores and promotes those that have caught up.
+    /// What a serving primary changes: it lists new stores and promotes those that have caught up; then, one to a view,
+    /// come an operator's change and learners that have caught up (S12).
     pub(super) fn propose_planned_changes(&mut self, now: Micros, out: &mut Output) {
         if self.candidacy.is_some() || out.fault.is_some() {
             return;
         }
         let me = self.identity.member;
         let Some(view) = self.view().cloned() else { return };
-        let promotable = self.promotable(now);
+        let promotable = self.promotable(now, Standing::Syncing);
         let Role::Primary(primary) = &mut self.role else { return };
         if !primary.is_serving {
+            #[cfg(any(test, feature = "mutants"))]
+            if self.is_mutant(crate::mutant::Mutant::ChangesBeforeBarrier) {
+                self.propose_change(now, out);
+            }
             return;
         }
         // One slot at a time, and never below a majority: whoever does not fit now fits after the next promotion.
@@ -227,16 +243,21 @@ impl<M: StateMachine> Replica<M> {
         }
         if !promotable.is_empty() || !replaced.is_empty() {
             self.propose(now, me, &promotable, &replaced, out);
+        } else if !self.propose_change(now, out)
+            && self.candidacy.is_none()
+            && let Some(next) = self.promoted_learner(now)
+        {
+            self.propose_view(now, next, out);
         }
     }
 
-    /// S7: the syncing members that durably hold everything through this view's barrier, and are close behind.
-    fn promotable(&self, now: Micros) -> Vec<MemberId> {
+    /// S7: the members of this standing that durably hold everything through this view's barrier, and are close behind.
+    pub(super) fn promotable(&self, now: Micros, standing: Standing) -> Vec<MemberId> {
         let (Some(view), Role::Primary(primary)) = (self.view(), &self.role) else { return Vec::new() };
         let Some(barrier) = primary.barrier() else { return Vec::new() };
         let recent = self.settings.timing.suspect;
-        let syncing = view.slots.iter().filter(|slot| slot.standing == Standing::Syncing);
-        syncing
+        let waiting = view.slots.iter().filter(|slot| slot.standing == standing);
+        waiting
             .map(|slot| slot.member)
             .filter(|member| {
                 primary.progress.get(member).is_some_and(|progress| {
@@ -254,7 +275,7 @@ impl<M: StateMachine> Replica<M> {
         if self.candidacy.as_ref().is_some_and(|candidacy| candidacy.hands_over) {
             return; // under way: asking again would only outbid it
         }
-        let promotable = self.promotable(now);
+        let promotable = self.promotable(now, Standing::Syncing);
         let Role::Primary(primary) = &self.role else { return };
         let recent = self.settings.timing.suspect;
         let able = |slot: &&Slot| slot.kind == Kind::Replica && to.is_none_or(|to| to == slot.member);

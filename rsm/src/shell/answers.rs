@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
-use super::inbox::Answered;
+use super::inbox::{Answered, Changed};
 use crate::{Rejection, Tag};
 
 /// The low bits of a tag are the command's place in its batch.
@@ -19,6 +19,7 @@ pub(super) const SUBMIT_ALL_MAX_COMMANDS: usize = 1 << PLACE_BITS;
 #[derive(Default)]
 pub(super) struct Waiters {
     waiters: BTreeMap<u64, Waiter>,
+    changes: BTreeMap<Tag, oneshot::Sender<Changed>>,
     last: u64,
 }
 
@@ -37,6 +38,21 @@ impl Waiters {
     pub(super) fn all(&mut self, count: usize, reply: oneshot::Sender<Vec<Answered>>) -> Tag {
         assert!((1..=SUBMIT_ALL_MAX_COMMANDS).contains(&count), "the handle splits nothing and refuses more");
         self.add(Waiter::All { missing: count, answers: vec![Err(Rejection::Unknown); count], reply })
+    }
+
+    /// The tag for a change of the members.
+    pub(super) fn change(&mut self, reply: oneshot::Sender<Changed>) -> Tag {
+        self.last += 1;
+        let tag = self.last << PLACE_BITS;
+        self.changes.insert(tag, reply);
+        tag
+    }
+
+    /// Passes on what became of a change.
+    pub(super) fn answer_change(&mut self, tag: Tag, answer: Changed) {
+        if let Some(reply) = self.changes.remove(&tag) {
+            drop(reply.send(answer));
+        }
     }
 
     /// Passes the answer on. A waiter that has given up is no error.

@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use super::answers::SUBMIT_ALL_MAX_COMMANDS;
 use super::inbox::{Answered, Ending, Inbox, Request};
 use super::incoming::Incoming;
-use crate::{Application, Identity, MemberId, Rejection, Status};
+use crate::{Application, Change, ChangeError, Identity, MemberId, Rejection, Status};
 
 /// How long a clean stop waits until another member is primary.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
@@ -136,6 +136,24 @@ impl Handle {
     /// If primary, lets another member be it: the one named, or whoever is furthest. Returns false where too much waits.
     pub fn hand_over(&self, to: Option<MemberId>) -> bool {
         self.shared.inbox.request(Request::HandOver(to))
+    }
+
+    /// Changes the list of members (S12), if this member is the primary; returns the number of the view that made the change.
+    /// An added member is a learner there: it is promoted when it has caught up, which the status shows.
+    ///
+    /// # Errors
+    /// [`ChangeError`]: the change was not made, or nobody knows.
+    pub async fn change(&self, change: Change) -> Result<u64, ChangeError> {
+        if let Change::Add { address, .. } | Change::Replace { address, .. } = &change
+            && let Err(problem) = address.parse::<wire::Endpoint>()
+        {
+            return Err(ChangeError::Refused(format!("'{address}' is no address: {problem}")));
+        }
+        let (reply, answer) = oneshot::channel();
+        if !self.shared.inbox.request(Request::Change(change, reply)) {
+            return Err(ChangeError::ViewChanging);
+        }
+        answer.await.unwrap_or(Err(ChangeError::Unknown))
     }
 
     /// Stops the member in good order: hands over if it is primary (and waits for that up to a second), then writes out all that

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::limits::WAITING_MAX_COMMANDS;
-use crate::{ClusterId, Identity, Incarnation, MemberId, Message, Rejection, Token};
+use crate::{Change, ChangeError, ClusterId, Identity, Incarnation, MemberId, Message, Rejection, Token};
 
 /// Requests that wait for the replica thread: some milliseconds of its work.
 const QUEUE_MAX: usize = 16 << 10;
@@ -24,6 +24,9 @@ const MESSAGES_MAX_BYTES: usize = 64 << 20;
 
 /// An answered command.
 pub(super) type Answered = Result<Vec<u8>, Rejection>;
+
+/// What became of a change of the members: the view that made it.
+pub(super) type Changed = Result<u64, ChangeError>;
 
 /// A look at the state machine.
 pub(super) type Visit = Box<dyn FnOnce(&mut dyn Any) + Send>;
@@ -47,6 +50,7 @@ pub(super) enum Request {
     },
     Unreachable(MemberId, Option<Incarnation>),
     HandOver(Option<MemberId>),
+    Change(Change, oneshot::Sender<Changed>),
     Visit(Visit),
     /// Nothing; look at the values beside the queue.
     Wake,

@@ -146,6 +146,10 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
             }
             Request::Unreachable(member, incarnation) => self.step(Input::Unreachable { member, incarnation }),
             Request::HandOver(to) => self.step(Input::HandOver { to }),
+            Request::Change(change, reply) => {
+                let tag = self.state.waiters.change(reply);
+                self.step(Input::Change { tag, change });
+            }
             Request::Visit(visit) => {
                 let application: &mut dyn Any = self.replica.machine_mut();
                 visit(application);
@@ -207,6 +211,9 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
         }
         for (tag, answer) in output.answers {
             self.state.waiters.answer(tag, answer);
+        }
+        for (tag, answer) in output.changes {
+            self.state.waiters.answer_change(tag, answer);
         }
         let changed = output.serving.is_some() || entered;
         self.tell_application(output.serving, output.executed_ops);

@@ -150,6 +150,7 @@ fn nothing_of_a_step_that_ended_in_a_fault_gets_out() {
         persist: vec![Record::Append(Arc::new(entry))],
         send: vec![Send { to: MemberId(1), after: 0, message: Message::StepDown { view: 1 } }],
         answers: vec![(tag, Ok(vec![1]))],
+        changes: Vec::new(),
         serving: Some(true),
         executed_ops: 1,
         fault: Some("the state differs".into()),
