@@ -15,7 +15,7 @@ use lock_protocol::{KeepAlive, LockServiceClient, Outcome, Refusal, Renewed, Req
 use wire::{DialError, Endpoint};
 
 use crate::clock::{Clocks, boot_ns};
-use crate::dial::{Ends, context, dial_callback, dial_service};
+use crate::dial::{DIAL_TIMEOUT, Ends, context, dial_callback, dial_service};
 use crate::exchange::{Departure, Exchange};
 use crate::fate::Stage;
 use crate::outbox::{Batch, BatchId};
@@ -57,7 +57,7 @@ impl Clerk {
             while !self.shared.is_over() {
                 let (endpoint, departure) = match self.next_link(first.take()).await {
                     Ok(link) => (link.endpoint.clone(), self.serve(link).await),
-                    Err((endpoint, error)) => (endpoint, Departure::elsewhere(error.to_string())),
+                    Err(departed) => departed,
                 };
                 match departure {
                     Departure::Over => {
@@ -83,7 +83,7 @@ impl Clerk {
     async fn next_link(
         &mut self,
         first: Option<(Endpoint, LockServiceClient, Ends)>,
-    ) -> Result<Link, (Endpoint, DialError)> {
+    ) -> Result<Link, (Endpoint, Departure)> {
         let (endpoint, service, broken) = match first {
             Some(opened) => opened,
             None => {
@@ -91,13 +91,30 @@ impl Clerk {
                 tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
                 match dial_service(&endpoint).await {
                     Ok((service, broken)) => (endpoint, service, broken),
-                    Err(error) => return Err((endpoint, error)),
+                    Err(error) => return Err((endpoint, Departure::elsewhere(error.to_string()))),
                 }
             }
         };
         match self.dial_callback(&endpoint).await {
             Ok(callback) => Ok(Link { endpoint, service, broken, callback }),
-            Err(error) => Err((endpoint, error)),
+            Err(error) => {
+                let departure = self.ask_why(&service, &error).await;
+                drop(broken);
+                Err((endpoint, departure))
+            }
+        }
+    }
+
+    /// A server did not take the callback connection. For a session that has ended it never will, and no other server either;
+    /// that is learnt only by asking, and so is where the primary is.
+    async fn ask_why(&self, service: &LockServiceClient, error: &DialError) -> Departure {
+        let floor = self.shared.outbox.lock().floor();
+        let keep_alive = self.shared.session.lock().keep_alive(Clocks::now(), floor);
+        let call = service.keep_alive(context(), keep_alive);
+        match called(tokio::time::timeout(DIAL_TIMEOUT, call).await, "a keep-alive") {
+            Ok(Err(Refusal::SessionGone)) => Departure::Over,
+            Ok(Err(Refusal::NotPrimary { hint })) => Departure::Elsewhere { answer: error.to_string(), hint },
+            _ => Departure::elsewhere(error.to_string()),
         }
     }
 

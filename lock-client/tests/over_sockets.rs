@@ -187,6 +187,20 @@ async fn a_session_that_the_server_ended_is_lost_with_its_guards_and_waiters() {
 }
 
 #[tokio::test]
+async fn a_session_that_ended_while_its_client_was_cut_off_is_lost_although_no_callback_is_taken_for_it_any_more() {
+    let cluster = Cluster::start(1);
+    let client = connect(&cluster, 600).await;
+    let guard = client.acquire("a", Exclusive).await.unwrap();
+    cluster.control.kill(0);
+    cluster.control.expire_all();
+    let waiter = client.clone();
+    let waiting = tokio::spawn(async move { waiter.acquire("b", Exclusive).await.map(drop) });
+    soon("the loss", guard.lost()).await;
+    cluster.restart(0).await;
+    assert_eq!(soon("the waiter", waiting).await.unwrap(), Err(AcquireError::SessionLost));
+}
+
+#[tokio::test]
 async fn a_failed_connect_names_each_server_and_what_it_answered() {
     let cluster = Cluster::start(2);
     cluster.control.set_primary(9);

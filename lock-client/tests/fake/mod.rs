@@ -302,6 +302,11 @@ async fn listen(control: Arc<Control>, member: usize, address: &str) -> String {
 async fn serve(control: Arc<Control>, member: usize, mut connection: Connection) {
     let Ok(hello) = connection.read_hello().await else { return };
     let cluster = 7;
+    let session = SessionId(hello.sender);
+    if hello.role == wire::Role::Callback && control.table.lock().gone.contains(&session) {
+        drop(connection.welcome(&Welcome::Refused(format!("session {session} has ended"))).await);
+        return;
+    }
     if connection.welcome(&Welcome::Accepted { cluster, member: member as u64 }).await.is_err() {
         return;
     }
@@ -315,7 +320,6 @@ async fn serve(control: Arc<Control>, member: usize, mut connection: Connection)
         }
         wire::Role::Callback => {
             control.callbacks_opened.fetch_add(1, Ordering::SeqCst);
-            let session = SessionId(hello.sender);
             let known = control.table.lock().sessions.get(&hello.secret).is_some_and(|known| known.0 == session);
             assert!(known, "the callback's secret is the nonce of the session");
             let new = LockCallbackClient::new(tarpc::client::Config::default(), wire::transport(connection));
