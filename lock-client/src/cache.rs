@@ -603,6 +603,8 @@ impl<W> CachedLock<W> {
         match &self.state {
             State::Held { tenure, .. } if tenure.used && flushes => self.flush(*tenure, None, step),
             State::Flushing { .. } if flushes => {}
+            // Forgotten, a revoke would find it unknown, and be answered with a second release beside the first.
+            State::Releasing { .. } | State::Downgrading { .. } => {}
             _ => self.state = State::Unknown,
         }
     }
@@ -644,6 +646,6 @@ impl<W> CachedLock<W> {
 }
 
 #[cfg(test)]
-mod interleavings;
+pub(crate) mod interleavings;
 #[cfg(test)]
 mod scenarios;

@@ -5,12 +5,10 @@
 //! after the mutex was left, so that no waker and no hook ever runs inside it. Order of mutexes: cell, then outbox.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lock_protocol::{FencingToken, LockName, Mode};
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::cache::{CachedLock, Effect, Grant, Step, WaiterId};
@@ -19,6 +17,8 @@ use crate::guard::LockGuard;
 use crate::lease::Lease;
 use crate::releaser::Flush;
 use crate::shared::Shared;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A waiter's end: the guard travels inside, so that one that is not received frees the lock by being dropped.
 pub(crate) type Reply = oneshot::Sender<Result<LockGuard, AcquireError>>;

@@ -326,7 +326,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-async fn acquire(shared: &Shared, cell: &Arc<Cell>, mode: Mode) -> Result<LockGuard, AcquireError> {
+pub(crate) async fn acquire(shared: &Shared, cell: &Arc<Cell>, mode: Mode) -> Result<LockGuard, AcquireError> {
     match cell.start(mode) {
         Some(guard) => Ok(guard),
         None => wait(shared, cell, mode).await,

@@ -18,6 +18,10 @@ pub struct Clocks {
 impl Clocks {
     /// Reads both.
     pub(crate) fn now() -> Self {
+        #[cfg(test)]
+        if let Some(clocks) = set::get() {
+            return clocks;
+        }
         Clocks { boot_ns: boot_ns(), real_ns: nanoseconds(clock_gettime(ClockId::Realtime)) }
     }
 
@@ -30,10 +34,34 @@ impl Clocks {
 /// CLOCK_BOOTTIME, ns; tens of nanoseconds, without a system call where the kernel offers it so.
 #[inline]
 pub(crate) fn boot_ns() -> u64 {
+    #[cfg(test)]
+    if let Some(clocks) = set::get() {
+        return clocks.boot_ns;
+    }
     nanoseconds(clock_gettime(ClockId::Boottime))
 }
 
 #[inline]
 fn nanoseconds(time: Timespec) -> u64 {
     time.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.cast_unsigned())
+}
+
+/// A clock that a test sets, for its thread (and so for all threads of a checker, which run on one).
+#[cfg(test)]
+pub(crate) mod set {
+    use std::cell::Cell;
+
+    use super::Clocks;
+
+    thread_local! {
+        static SET: Cell<Option<Clocks>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn get() -> Option<Clocks> {
+        SET.get()
+    }
+
+    pub(crate) fn set(clocks: Option<Clocks>) {
+        SET.set(clocks);
+    }
 }

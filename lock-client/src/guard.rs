@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lock_protocol::{FencingToken, LockName, Mode};
 
 use crate::cache::Grant;
 use crate::cell::Cell;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// A lock that this program's user holds until it drops the guard, or until [`LockGuard::lost`].
 ///
@@ -31,6 +31,11 @@ impl LockGuard {
     /// one tenure have the *same*. Send it along with what must not happen twice, and let the resource refuse smaller ones.
     pub fn token(&self) -> FencingToken {
         self.grant.token
+    }
+
+    #[cfg(test)]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.grant.epoch
     }
 
     /// As it was asked for.

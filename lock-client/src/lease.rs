@@ -6,12 +6,12 @@
 //! epoch reads no deadline of the old one, and a guard made of an old epoch is dead whatever the deadline says later.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::clock::{Clocks, boot_ns};
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// Read by all, written by the clerk only.
 #[derive(Debug, Default)]
@@ -96,22 +96,26 @@ mod tests {
 
     #[test]
     fn a_guard_of_an_earlier_epoch_stays_dead_when_the_lease_is_extended_again() {
-        let lease = Lease::default();
-        let second_ns = 1_000_000_000;
-        lease.extend(boot_ns() + second_ns, i64::MAX);
-        let (epoch, _) = lease.live_epoch().unwrap();
-        assert!(lease.valid_for(epoch) > Duration::ZERO);
-        lease.end_epoch();
-        assert!(lease.live_epoch().is_none());
-        lease.extend(boot_ns() + second_ns, i64::MAX);
-        assert_eq!(lease.valid_for(epoch), Duration::ZERO);
-        assert!(lease.valid_for(epoch + 1) > Duration::ZERO);
+        shuttle::check_random(
+            || {
+                let lease = Lease::default();
+                let second_ns = 1_000_000_000;
+                lease.extend(boot_ns() + second_ns, i64::MAX);
+                let (epoch, _) = lease.live_epoch().unwrap();
+                assert!(lease.valid_for(epoch) > Duration::ZERO);
+                lease.end_epoch();
+                assert!(lease.live_epoch().is_none());
+                lease.extend(boot_ns() + second_ns, i64::MAX);
+                assert_eq!(lease.valid_for(epoch), Duration::ZERO);
+                assert!(lease.valid_for(epoch + 1) > Duration::ZERO);
+            },
+            1,
+        );
     }
 
     #[test]
     fn real_time_ahead_of_what_the_lease_allows_makes_a_guard_invalid() {
-        let lease = Lease::default();
-        lease.extend(u64::MAX, Clocks::now().lead_ns() - 1_000_000);
-        assert_eq!(lease.valid_for(0), Duration::ZERO);
+        let now = Clocks::now();
+        assert_eq!(valid_for(0, 0, u64::MAX, now.lead_ns() - 1_000_000, now), Duration::ZERO);
     }
 }

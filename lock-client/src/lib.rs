@@ -75,7 +75,10 @@ mod releaser;
 mod route;
 mod session;
 mod shared;
+mod sync;
 mod table;
+#[cfg(test)]
+mod threads;
 
 pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, member_status};
 pub use connect::Builder;

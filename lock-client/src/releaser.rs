@@ -67,7 +67,15 @@ pub(crate) struct Flush {
     pub(crate) token: FencingToken,
 }
 
-enum Job {
+impl Flush {
+    /// The tenure was ended by force: nothing may be done in its name any more.
+    pub(crate) fn is_moot(&self) -> bool {
+        self.token <= self.cell.look(CachedLock::forced)
+    }
+}
+
+/// What the releaser's thread is given.
+pub(crate) enum Job {
     Flush(Flush),
     Tell(SessionEvent),
 }
@@ -141,6 +149,11 @@ impl Work {
         std::thread::Builder::new().name(name).spawn(move || runtime.block_on(self.run(shared))).map(drop)
     }
 
+    #[cfg(test)]
+    pub(crate) fn into_queue(self) -> mpsc::UnboundedReceiver<Job> {
+        self.queue
+    }
+
     async fn run(mut self, shared: Weak<Shared>) {
         let permits = Arc::new(Semaphore::new(FLUSHES_AT_ONCE));
         while let Some(job) = self.queue.recv().await {
@@ -183,8 +196,7 @@ async fn flush_until_done(
     loop {
         {
             let Some(shared) = shared.upgrade() else { return };
-            let forced = flush.cell.look(CachedLock::forced);
-            if shared.is_over() || flush.token <= forced {
+            if shared.is_over() || flush.is_moot() {
                 return;
             }
         }

@@ -4,13 +4,11 @@
 //! end: the flag first, then every cell; who puts a waiter in looks at the flag under the cell's mutex, so that either it
 //! sees the flag or the visit finds the waiter.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::{Either, select};
 use lock_protocol::{LockName, LockServiceClient, Notice, Outcome, Refusal, Renewed, Request, SessionId};
-use parking_lot::Mutex;
 use tarpc::client::RpcError;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -25,6 +23,8 @@ use crate::lock_session::ending;
 use crate::outbox::Outbox;
 use crate::releaser::Releaser;
 use crate::session::{LeaseChange, Session};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::table::Table;
 
 /// Local waiters of one client at most, as the server's own limit for a session.
@@ -186,22 +186,11 @@ impl Shared {
 
     /// Flushes everything, then ends the session at the server.
     pub(crate) async fn close(&self) -> Result<(), CloseError> {
-        self.stage.fetch_max(Stage::Closing as u8, Ordering::SeqCst);
-        match self.stage() {
-            Stage::Closed => return Ok(()),
-            Stage::Lost => return Err(CloseError::SessionLost),
-            Stage::Open | Stage::Closing | Stage::Leaving => {}
-        }
-        fate::begin_close(&mut { self }, self.releaser.has_revoke_hook());
-        let lease = self.session.lock().lease();
-        if self.within(lease, self.all_flushed()).await.is_none() {
-            let unflushed = self.unflushed();
-            if let Some(first) = unflushed.first().cloned() {
-                return Err(CloseError::Unflushed { count: unflushed.len(), first });
-            }
+        if let Stage::Closed = self.flush_all().await? {
+            return Ok(());
         }
         self.stage.fetch_max(Stage::Leaving as u8, Ordering::SeqCst);
-        let session = self.session_id();
+        let (lease, session) = (self.session.lock().lease(), self.session_id());
         let closed = self
             .call(lease, move |service: LockServiceClient| async move {
                 service.close(crate::dial::context(), session).await
@@ -215,6 +204,25 @@ impl Shared {
             Ok(()) | Err(QueryError::Closed) => Ok(()),
             Err(error) => Err(CloseError::Unconfirmed(error)),
         }
+    }
+
+    /// Begins the end: guards die, nothing new begins, everything is flushed. Closed where the session has been closed already.
+    pub(crate) async fn flush_all(&self) -> Result<Stage, CloseError> {
+        self.stage.fetch_max(Stage::Closing as u8, Ordering::SeqCst);
+        match self.stage() {
+            Stage::Closed => return Ok(Stage::Closed),
+            Stage::Lost => return Err(CloseError::SessionLost),
+            Stage::Open | Stage::Closing | Stage::Leaving => {}
+        }
+        fate::begin_close(&mut { self }, self.releaser.has_revoke_hook());
+        let lease = self.session.lock().lease();
+        if self.within(lease, self.all_flushed()).await.is_none() {
+            let unflushed = self.unflushed();
+            if let Some(first) = unflushed.first().cloned() {
+                return Err(CloseError::Unflushed { count: unflushed.len(), first });
+            }
+        }
+        Ok(self.stage())
     }
 
     async fn all_flushed(&self) {
@@ -235,19 +243,24 @@ impl Shared {
 
     /// Once every handle is gone: waits for the last guard, then closes.
     pub(crate) async fn close_when_unused(&self) {
+        self.unused().await;
+        if let Err(error) = self.close().await {
+            tracing::warn!(%error, "the session of a dropped client was not closed in order");
+            self.end(Stage::Closed);
+        }
+    }
+
+    /// Waits until nobody has a lock or waits for one.
+    pub(crate) async fn unused(&self) {
         let look = self.session.lock().lease() / 10;
         loop {
             let mut changed = std::pin::pin!(Arc::clone(&self.lease.changed).notified_owned());
             changed.as_mut().enable();
             if self.is_over() || !self.table.cells().iter().any(|cell| cell.look(|cache| cache.is_wanted())) {
-                break;
+                return;
             }
             let look = std::pin::pin!(self.sleep(look));
             select(changed, look).await;
-        }
-        if let Err(error) = self.close().await {
-            tracing::warn!(%error, "the session of a dropped client was not closed in order");
-            self.end(Stage::Closed);
         }
     }
 

@@ -4,33 +4,36 @@
 //! only while nobody else has a handle to it, so that two cells of one name never exist at once.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Weak};
 
 use lock_protocol::{LockName, NameError};
-use parking_lot::Mutex;
 
 use crate::cell::Cell;
 use crate::fate::CacheLimits;
 use crate::lease::Lease;
 use crate::shared::Shared;
+use crate::sync::{Hasher, Mutex};
 
 /// More than the threads of any machine that meet in a lock table at one moment.
+#[cfg(not(test))]
 const SHARDS: usize = 32;
+/// Few, so that a checker's schedules are short.
+#[cfg(test)]
+const SHARDS: usize = 2;
 
 /// Names to cells.
 #[derive(Debug)]
 pub(crate) struct Table {
-    hash: RandomState,
-    shards: Vec<Mutex<HashMap<LockName, Arc<Cell>>>>,
+    hash: Hasher,
+    shards: Vec<Mutex<HashMap<LockName, Arc<Cell>, Hasher>>>,
     lease: Arc<Lease>,
 }
 
 impl Table {
     pub(crate) fn new(lease: Arc<Lease>) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::new(HashMap::new())).collect();
-        Table { hash: RandomState::new(), shards, lease }
+        let shards = (0..SHARDS).map(|_| Mutex::new(HashMap::default())).collect();
+        Table { hash: Hasher::default(), shards, lease }
     }
 
     /// The cell of that name, made where there is none.
@@ -76,7 +79,7 @@ impl Table {
         limits.overdue(idle.collect(), count, now_ns)
     }
 
-    fn shard(&self, name: &str) -> &Mutex<HashMap<LockName, Arc<Cell>>> {
+    fn shard(&self, name: &str) -> &Mutex<HashMap<LockName, Arc<Cell>, Hasher>> {
         // The length of `shards` is SHARDS, so the remainder is an index.
         &self.shards[usize::try_from(self.hash.hash_one(name) >> 32).unwrap_or(0) % SHARDS]
     }

@@ -28,16 +28,18 @@ impl Random {
 
 /// The reference: one lock, executed strictly in the order in which requests arrive.
 #[derive(Default)]
-struct Server {
+pub(crate) struct Server {
     ops: u64,
     /// Client, its acquire's number, mode, token.
-    holders: Vec<(usize, u64, Mode, u64)>,
+    pub(crate) holders: Vec<(usize, u64, Mode, u64)>,
+    /// Client and token of tenures that were ended by force and not confirmed yet.
+    pub(crate) forced: Vec<(usize, u64)>,
     queue: Vec<(usize, u64, Mode)>,
     executed: BTreeMap<(usize, u64), Outcome>,
 }
 
 impl Server {
-    fn execute(&mut self, client: usize, request: &Request) -> Outcome {
+    pub(crate) fn execute(&mut self, client: usize, request: &Request) -> Outcome {
         let number = request.number.0;
         if let Command::Acquire { mode, .. } = request.command {
             return self.acquire(client, number, mode);
@@ -84,6 +86,7 @@ impl Server {
     }
 
     fn release(&mut self, client: usize, number: u64, token: u64, requeue: Option<Mode>) -> Outcome {
+        self.forced.retain(|forced| *forced != (client, token));
         let before = self.holders.len();
         self.holders.retain(|holder| (holder.0, holder.3) != (client, token));
         if self.holders.len() == before {
@@ -107,9 +110,23 @@ impl Server {
         self.queue.iter().any(|place| (place.0, place.1) == (client, number)).then_some(Outcome::Queued)
     }
 
+    /// Ends all that a client has, as by expiry.
+    pub(crate) fn end(&mut self, client: usize) {
+        self.holders.retain(|holder| holder.0 != client);
+        self.queue.retain(|place| place.0 != client);
+        self.forced.retain(|forced| forced.0 != client);
+        self.grant();
+    }
+
+    /// Ends one tenure by force.
+    pub(crate) fn force(&mut self, which: usize) {
+        let holder = self.holders.remove(which);
+        self.forced.push((holder.0, holder.3));
+    }
+
     fn grant(&mut self) {
         while let Some((client, number, mode)) = self.queue.first().copied() {
-            if !self.holders.iter().all(|holder| holder.2.is_compatible_with(mode)) {
+            if !self.forced.is_empty() || !self.holders.iter().all(|holder| holder.2.is_compatible_with(mode)) {
                 return;
             }
             self.queue.remove(0);
@@ -119,8 +136,11 @@ impl Server {
     }
 
     /// All notices that the state gives rise to.
-    fn notices(&self) -> Vec<(usize, Notice)> {
+    pub(crate) fn notices(&self) -> Vec<(usize, Notice)> {
         let mut notices = Vec::new();
+        for &(client, token) in &self.forced {
+            notices.push((client, Notice::Forced { token }));
+        }
         for &(client, number, mode, token) in &self.holders {
             notices.push((client, Notice::Granted { number, token, others_waiting: !self.queue.is_empty() }));
             if let Some(place) = self.queue.first()
@@ -135,9 +155,10 @@ impl Server {
 }
 
 #[derive(Clone, Debug)]
-enum Notice {
+pub(crate) enum Notice {
     Granted { number: u64, token: u64, others_waiting: bool },
     Revoke { token: u64, target: Option<Mode> },
+    Forced { token: u64 },
 }
 
 /// Which of a client's connections, one after the other.
@@ -169,6 +190,12 @@ struct World {
     messages: Vec<Message>,
     now_ns: u64,
     asked: usize,
+}
+
+impl Client {
+    fn is_valid(&self, user: &(Mode, u64, FencingToken)) -> bool {
+        user.1 == self.lock.epoch() && user.2 > self.lock.forced()
+    }
 }
 
 impl World {
@@ -210,7 +237,7 @@ impl World {
                 }
                 Effect::Refuse { .. } | Effect::End { .. } => panic!("the model refuses and ends nothing"),
                 Effect::Flush { token, .. } => {
-                    assert!(client.live && client.flushing.is_none());
+                    assert!(client.live && client.flushing.is_none_or(|token| token <= client.lock.forced()));
                     client.flushing = Some(token);
                 }
             }
@@ -222,15 +249,14 @@ impl World {
     /// Users whose guard is valid hold a tenure of the server, and nobody conflicts with them.
     fn check(&self) {
         for (at, client) in self.clients.iter().enumerate() {
-            let valid = |user: &&(Mode, u64, FencingToken)| user.1 == client.lock.epoch();
+            let valid = |user: &&(Mode, u64, FencingToken)| client.is_valid(user);
             for (mode, _, token) in client.users.iter().filter(valid) {
                 let held = self.server.holders.iter().find(|holder| (holder.0, holder.3) == (at, token.0));
-                assert!(held.is_some_and(|held| held.2.covers(*mode)), "a user without a tenure");
+                let forced = self.server.forced.contains(&(at, token.0));
+                assert!(forced || held.is_some_and(|held| held.2.covers(*mode)), "a user without a tenure");
                 for (other, client) in self.clients.iter().enumerate().filter(|(other, _)| *other != at) {
-                    let conflict = client
-                        .users
-                        .iter()
-                        .any(|(its, epoch, _)| *epoch == client.lock.epoch() && !its.is_compatible_with(*mode));
+                    let conflict =
+                        client.users.iter().any(|user| client.is_valid(user) && !user.0.is_compatible_with(*mode));
                     assert!(!conflict, "clients {at} and {other} both use the lock");
                 }
             }
@@ -310,6 +336,9 @@ impl World {
                     lock.on_granted(RequestNumber(number), FencingToken(token), others_waiting, step);
                 });
             }
+            Message::Notice(at, Notice::Forced { token }) => {
+                self.step(at, |lock, step| lock.on_forced(FencingToken(token), step));
+            }
             Message::Notice(at, Notice::Revoke { token, target }) => {
                 self.step(at, |lock, step| lock.on_revoke(FencingToken(token), target, step));
             }
@@ -356,12 +385,16 @@ impl World {
             72..74 => self.ask_again(at),
             74..76 => self.suspend_or_resume(at),
             76 => drop(self.step(at, |lock, step| lock.evict(step))),
+            77 if self.random.below(4) == 0 && !self.server.holders.is_empty() => {
+                let which = self.random.below(self.server.holders.len());
+                self.server.force(which);
+            }
             roll if !self.messages.is_empty() => {
                 let which = self.random.below(self.messages.len());
                 match (&self.messages[which], roll) {
                     // Only notices are repeated or lost by themselves; TCP does not do that to a call.
-                    (Message::Notice(..), 77) => drop(self.messages.swap_remove(which)),
-                    (Message::Notice(..), 78..81) => self.deliver(which, true),
+                    (Message::Notice(..), 78) => drop(self.messages.swap_remove(which)),
+                    (Message::Notice(..), 79..82) => self.deliver(which, true),
                     _ => self.deliver(which, false),
                 }
             }
