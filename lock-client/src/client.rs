@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use lock_protocol::{Answer, LockEntry, LockName, MemberStatus, Mode, PAGE_MAX_ENTRIES, Query, SessionId};
+use lock_protocol::{
+    Answer, ForceRelease, ForcedTenure, LockEntry, LockName, MemberStatus, Mode, PAGE_MAX_ENTRIES, Query, SessionId,
+};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use wire::Endpoint;
@@ -215,7 +217,9 @@ impl LockClient {
         let limit = u32::try_from(limit.min(PAGE_MAX_ENTRIES)).unwrap_or(u32::MAX);
         match self.query(Query::Locks { prefix: prefix.to_owned(), after, limit }).await? {
             Answer::Locks { entries, more } => Ok((entries, more)),
-            Answer::Inspect(_) => Err(QueryError::Refused("the server answered another question".into())),
+            Answer::Inspect(_) | Answer::Forced(_) => {
+                Err(QueryError::Refused("the server answered another question".into()))
+            }
         }
     }
 
@@ -226,8 +230,22 @@ impl LockClient {
     pub async fn inspect(&self, name: impl AsRef<str>) -> Result<LockEntry, QueryError> {
         match self.query(Query::Inspect { name: LockName::new(name)? }).await? {
             Answer::Inspect(entry) => Ok(entry),
-            Answer::Locks { .. } => Err(QueryError::Refused("the server answered another question".into())),
+            Answer::Locks { .. } | Answer::Forced(_) => {
+                Err(QueryError::Refused("the server answered another question".into()))
+            }
         }
+    }
+
+    /// Ends a tenure by force; gives those that it ended. See [`ForceRelease`].
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub async fn force_release(&self, force: ForceRelease) -> Result<Vec<ForcedTenure>, QueryError> {
+        let ask = |service: lock_protocol::LockServiceClient| {
+            let force = force.clone();
+            async move { service.force_release(context(), force).await }
+        };
+        self.shared().call(QUERY_TIMEOUT, ask).await
     }
 
     /// Asks the primary.

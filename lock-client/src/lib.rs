@@ -85,8 +85,8 @@ pub use connect::Builder;
 pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, Tried};
 pub use guard::LockGuard;
 pub use lock_protocol::{
-    Answer, FencingToken, Holder, LEASE_MAX, LEASE_MIN, LockEntry, LockName, MemberStatus, Mode, NameError, Query,
-    Role, SessionId, ViewMember, ViewSummary, Waiter, lease_margin,
+    Answer, FencingToken, ForceRelease, ForcedTenure, Holder, LEASE_MAX, LEASE_MIN, LockEntry, LockName, MemberStatus,
+    Mode, NameError, Query, Role, SessionId, ViewMember, ViewSummary, Waiter, lease_margin,
 };
 pub use releaser::Revocation;
 pub use wire::{Endpoint, EndpointError};

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod force;
 mod ids;
 mod notice;
 mod query;
@@ -32,6 +33,7 @@ mod service;
 mod session;
 
 pub use command::{Command, Outcome, REQUEST_WINDOW, Request, Requeued, SUBMISSION_MAX_REQUESTS, Submission};
+pub use force::{ForceRelease, ForcedTenure};
 pub use ids::{FencingToken, LockName, Mode, NameError, RequestNumber, SessionId};
 pub use notice::{NOTICES_MAX, Notice};
 pub use query::{

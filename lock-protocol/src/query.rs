@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FencingToken, LockName, Mode, SessionId};
+use crate::{FencingToken, ForcedTenure, LockName, Mode, SessionId};
 
 /// The most entries in one answer; the next page starts after the last.
 pub const PAGE_MAX_ENTRIES: usize = 1000;
@@ -24,6 +24,11 @@ pub enum Query {
         /// Its name.
         name: LockName,
     },
+    /// The tenures of a lock that were ended by force, and for which it is withheld.
+    Forced {
+        /// Its name.
+        name: LockName,
+    },
 }
 
 /// The answer to a [`Query`].
@@ -38,6 +43,8 @@ pub enum Answer {
     },
     /// One lock; without holders and waiters where it is free.
     Inspect(LockEntry),
+    /// By session, at most [`PAGE_MAX_ENTRIES`].
+    Forced(Vec<ForcedTenure>),
 }
 
 /// A lock as people see it.

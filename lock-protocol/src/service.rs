@@ -5,7 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, KeepAlive, MemberStatus, Notice, Open, Opened, Outcome, Query, Renewed, SessionId, Submission};
+use crate::{
+    Answer, ForceRelease, ForcedTenure, KeepAlive, MemberStatus, Notice, Open, Opened, Outcome, Query, Renewed,
+    SessionId, Submission,
+};
 
 /// Nothing was executed for certain only where the variant says so; otherwise send again, under the same numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -48,6 +51,9 @@ pub trait LockService {
     async fn query(query: Query) -> Result<Answer, Refusal>;
     /// Tells of this member, whatever its role.
     async fn status() -> MemberStatus;
+    /// Ends a tenure by force; gives those that it ended, none where nobody holds the lock with that token. At most
+    /// [`crate::PAGE_MAX_ENTRIES`] are named.
+    async fn force_release(force: ForceRelease) -> Result<Vec<ForcedTenure>, Refusal>;
 }
 
 /// What a client answers on its callback connection.

@@ -43,6 +43,10 @@ pub enum Mutant {
     TokenRestarts,
     /// Locks: a release ends whatever tenure the session has.
     ReleaseUnchecked,
+    /// Force: the next may have the lock at once.
+    ForcesAtOnce,
+    /// Force: nobody tells the holder.
+    ForcesSilently,
     /// Revokes: a new primary derives none, and keep-alives carry none.
     LostRevoke,
     /// Revokes: none is repeated, and keep-alives carry none.
@@ -53,7 +57,7 @@ pub enum Mutant {
 
 /// All of them, with their names on the command line.
 #[cfg(any(test, feature = "mutants"))]
-pub const MUTANTS: [(&str, Mutant); 22] = [
+pub const MUTANTS: [(&str, Mutant); 24] = [
     ("clock-first", Mutant::ClockFirst),
     ("elapsed-twice", Mutant::ElapsedTwice),
     ("former-term", Mutant::FormerTerm),
@@ -73,6 +77,8 @@ pub const MUTANTS: [(&str, Mutant); 22] = [
     ("shared-overtakes", Mutant::SharedOvertakes),
     ("token-restarts", Mutant::TokenRestarts),
     ("release-unchecked", Mutant::ReleaseUnchecked),
+    ("forces-at-once", Mutant::ForcesAtOnce),
+    ("forces-silently", Mutant::ForcesSilently),
     ("lost-revoke", Mutant::LostRevoke),
     ("revokes-once", Mutant::RevokesOnce),
     ("revokes-newest", Mutant::RevokesNewest),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::{Client, Cluster, acquire, context, dial, run, token};
-use lock_protocol::{Notice, Outcome, Query, Refusal, Role};
+use lock_protocol::{ForceRelease, ForcedTenure, Notice, Outcome, Query, Refusal, Role};
 use wire::Hello;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -39,6 +39,27 @@ fn a_lock_passes_to_its_waiter_and_goes_on_passing_after_the_primary_is_killed()
         assert_eq!(b.release("orders/1", second).await, Outcome::Released { requeued: None });
         a.connect_callback(&cluster.endpoints[primary - 1]).await.expect("welcome");
         assert!(a.hears_grant("orders/1").await > third);
+    });
+}
+
+#[test]
+fn a_tenure_that_is_ended_by_force_passes_on_when_its_holder_confirms() {
+    run(async {
+        let cluster = Cluster::start(3).await;
+        let mut holder = Client::open_with_callback(&cluster, LONG).await;
+        let mut waiter = Client::open_with_callback(&cluster, LONG).await;
+        let first = token(&holder.acquire("orders/1").await);
+        assert_eq!(waiter.acquire("orders/1").await, Outcome::Queued);
+        let name = lock_protocol::LockName::new("orders/1").expect("a name");
+        let force = ForceRelease { name: name.clone(), token: first, now: false };
+        let ended = waiter.service.force_release(context(), force).await.expect("an answer").expect("no refusal");
+        assert!(matches!(ended[..], [ForcedTenure { session, withheld_ms: Some(_) }] if session == holder.session));
+        let told = Notice::Forced { name, token: first };
+        holder.heard.wait_for(|notice| (*notice == told).then_some(())).await;
+        let renewed = holder.keep_alive().await.expect("renewed");
+        assert!(renewed.notices.contains(&told), "{renewed:?}");
+        assert_eq!(holder.release("orders/1", first).await, Outcome::Released { requeued: None });
+        assert!(waiter.hears_grant("orders/1").await > first);
     });
 }
 

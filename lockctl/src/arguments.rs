@@ -50,6 +50,17 @@ Examples:
   lockctl run --shared data -- ./read.sh       with other readers, without writers
   lockctl run a b -- sh -c 'echo \"$LOCK_NAMES\"'";
 
+const FORCE_HELP: &str = "\
+The holder is told, and its guards become invalid. Others may have the lock when the holder
+confirms, or when its lease would have ended, whichever is first. With --now they may have it at
+once, while the holder may still believe that it does: then only the token tells them apart.
+
+Exit status: 1 if nobody holds the lock with that token.
+
+Examples:
+  lockctl inspect deploy/web                 shows the token
+  lockctl force-release deploy/web --token 4711";
+
 const BENCH_HELP: &str = "\
 What is measured, each for --duration:
   cached      taking and giving back a lock that the session has: ns, median of rounds
@@ -115,6 +126,19 @@ pub(crate) enum Action {
         /// Its name.
         #[arg(value_parser = lock_name)]
         name: LockName,
+    },
+    /// End a tenure though its holder does not give it back.
+    #[command(after_help = FORCE_HELP)]
+    ForceRelease {
+        /// The lock.
+        #[arg(value_parser = lock_name)]
+        name: LockName,
+        /// The tenure, as 'inspect' shows it.
+        #[arg(long, value_name = "T")]
+        token: u64,
+        /// Do not wait until the holder knows.
+        #[arg(long)]
+        now: bool,
     },
     /// Show the cluster: each member, and whether it serves.
     Status,

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::arguments::{Action, Arguments, Common};
 use crate::failure::{Failure, exit, one_line};
-use crate::{bench, launch, locks, run, status};
+use crate::{bench, force, launch, locks, run, status};
 
 /// Of sessions that only ask.
 const QUERY_LEASE: Duration = Duration::from_secs(10);
@@ -63,6 +63,7 @@ fn dispatch(arguments: Arguments) -> Result<u8, Failure> {
         Action::Run(options) => on_main_thread(run::run(&options, &common)),
         Action::Locks { prefix } => on_main_thread(locks::list(&prefix, &common)),
         Action::Inspect { name } => on_main_thread(locks::inspect(&name, &common)),
+        Action::ForceRelease { name, token, now } => on_main_thread(force::release(&name, token, now, &common)),
         Action::Status => on_main_thread(status::show(&common)),
         Action::Members => on_main_thread(status::members(&common)),
         Action::Bench(options) => on_main_thread(bench::run(&options, &common)),

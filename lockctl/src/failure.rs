@@ -9,6 +9,8 @@ use lock_client::{AcquireError, CloseError, ConnectError, QueryError};
 pub mod exit {
     /// All went well.
     pub const OK: u8 = 0;
+    /// Nobody holds the lock with that token.
+    pub const NOT_HELD: u8 = 1;
     /// What was typed is wrong.
     pub const USAGE: u8 = 2;
     /// No cluster answered (EX_UNAVAILABLE of sysexits).

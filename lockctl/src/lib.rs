@@ -41,6 +41,7 @@ mod arguments;
 mod bench;
 mod dispatch;
 mod failure;
+mod force;
 mod group;
 mod launch;
 mod locks;

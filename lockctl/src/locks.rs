@@ -1,6 +1,7 @@
 //! Who holds what.
 
-use lock_client::{LockEntry, LockName, Mode};
+use lock_client::{Answer, ForcedTenure, LockEntry, LockName, Mode, Query};
+use serde::Serialize;
 
 use crate::arguments::Common;
 use crate::dispatch::{close, connect_to_ask, print, print_json};
@@ -26,12 +27,16 @@ pub(crate) async fn list(prefix: &str, common: &Common) -> Result<u8, Failure> {
 pub(crate) async fn inspect(name: &LockName, common: &Common) -> Result<u8, Failure> {
     let client = connect_to_ask(common).await?;
     let entry = client.inspect(name.as_str()).await;
+    let forced = client.query(Query::Forced { name: name.clone() }).await;
     close(&client).await;
     let entry = entry?;
+    let Answer::Forced(forced) = forced? else {
+        return Err(Failure::new(exit::UNAVAILABLE, "the server answered another question"));
+    };
     if common.json {
-        print_json(&entry)?;
+        print_json(&Inspected { entry: &entry, forced: &forced })?;
     } else {
-        print(&details(&entry));
+        print(&(details(&entry) + &withheld(&forced)));
     }
     Ok(exit::OK)
 }
@@ -58,6 +63,24 @@ fn lock_table(entries: &[LockEntry]) -> String {
         ]);
     }
     table.render()
+}
+
+/// One lock, for programs; without force it is as it always was.
+#[derive(Serialize)]
+struct Inspected<'a> {
+    #[serde(flatten)]
+    entry: &'a LockEntry,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    forced: &'a [ForcedTenure],
+}
+
+/// A line for each tenure that was ended by force.
+fn withheld(forced: &[ForcedTenure]) -> String {
+    let line = |tenure: &ForcedTenure| {
+        let left = age(tenure.withheld_ms.unwrap_or(0));
+        format!("session {}: ended by force, not confirmed; withheld for {left} more at most\n", tenure.session)
+    };
+    forced.iter().map(line).collect()
 }
 
 /// A line for each holder, and then for each waiter in its order.
@@ -147,6 +170,16 @@ mod tests {
             details(&LockEntry { name: LockName::new("x").unwrap(), holders: vec![], waiters: vec![] }),
             "x is free\n"
         );
+    }
+
+    #[test]
+    fn what_was_ended_by_force_is_shown_and_otherwise_the_json_is_that_of_the_entry() {
+        let forced = [ForcedTenure { session: SessionId(3), withheld_ms: Some(1_500) }];
+        let line = "session 3: ended by force, not confirmed; withheld for 1.5 s more at most\n";
+        assert_eq!((withheld(&forced).as_str(), withheld(&[])), (line, String::new()));
+        let json = |forced| serde_json::to_string(&Inspected { entry: &entry(), forced }).unwrap();
+        assert_eq!(json(&[]), serde_json::to_string(&entry()).unwrap());
+        assert!(json(&forced).ends_with(r#","forced":[{"session":3,"withheld_ms":1500}]}"#));
     }
 
     #[test]

@@ -301,6 +301,22 @@ fn a_command_dies_with_a_lockctl_that_is_killed() {
 }
 
 #[test]
+fn a_tenure_is_ended_by_force_with_its_token_and_not_with_another() {
+    let cluster = Cluster::start(1);
+    let (_client, guard) = held_elsewhere(&cluster, "orders");
+    let (endpoints, token) = (endpoints(&cluster), guard.token().0);
+    let other = (token + 1).to_string();
+    let (exit, stdout, stderr) = output(&endpoints, &["force-release", "orders", "--token", &other]);
+    assert!(exit == 1 && stdout.is_empty() && stderr.contains("nobody holds 'orders' with token"), "{stderr}");
+    assert!(guard.is_valid());
+    let (exit, stdout, stderr) = output(&endpoints, &["force-release", "orders", "--token", &token.to_string()]);
+    assert!(exit == 0 && stdout.contains("has lost it; others may have it when") && stderr.is_empty(), "{stderr}");
+    until("the guard is invalid", || !guard.is_valid());
+    let (exit, stdout, stderr) = output(&endpoints, &["run", "--wait", "10s", "orders", "--", "echo", "mine"]);
+    assert!(exit == 0 && stdout == "mine\n", "{stderr}");
+}
+
+#[test]
 fn locks_and_inspect_show_who_holds_and_who_waits() {
     let cluster = Cluster::start(1);
     let held: Vec<_> = ["a/1", "a/2", "b/1"].map(|name| held_elsewhere(&cluster, name)).into();

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use lock_protocol::{
-    Answer, Command, FencingToken, Holder, KeepAlive, LockCallbackClient, LockEntry, LockName, LockService,
-    MemberStatus, Mode, Notice, Open, Opened, Outcome, Query, Refusal, Renewed, Request, RequestNumber, Requeued, Role,
-    SessionId, Submission, Waiter,
+    Answer, Command, FencingToken, ForceRelease, ForcedTenure, Holder, KeepAlive, LockCallbackClient, LockEntry,
+    LockName, LockService, MemberStatus, Mode, Notice, Open, Opened, Outcome, Query, Refusal, Renewed, Request,
+    RequestNumber, Requeued, Role, SessionId, Submission, Waiter,
 };
 use parking_lot::Mutex;
 use tarpc::context::Context;
@@ -422,6 +422,7 @@ impl LockService for Server {
                 .collect(),
         };
         Ok(match query {
+            Query::Forced { .. } => Answer::Forced(Vec::new()),
             Query::Inspect { name } => {
                 Answer::Inspect(show(&name, table.locks.get(&name).unwrap_or(&Entry::default())))
             }
@@ -434,6 +435,20 @@ impl LockService for Server {
                 Answer::Locks { entries, more: rest.next().is_some() }
             }
         })
+    }
+
+    async fn force_release(self, _: Context, force: ForceRelease) -> Result<Vec<ForcedTenure>, Refusal> {
+        self.check_primary()?;
+        let ended = {
+            let mut table = self.control.table.lock();
+            let Some(entry) = table.locks.get_mut(&force.name) else { return Ok(Vec::new()) };
+            let ended: Vec<_> = entry.holders.extract_if(.., |(_, token)| *token == force.token).collect();
+            entry.forced.extend(ended.iter().map(|(place, token)| (place.0, *token)));
+            ended
+        };
+        self.control.notify_all();
+        let withheld_ms = (!force.now).then_some(1_000);
+        Ok(ended.iter().map(|(place, _)| ForcedTenure { session: place.0, withheld_ms }).collect())
     }
 
     async fn status(self, _: Context) -> MemberStatus {

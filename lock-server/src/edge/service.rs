@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use lock_protocol::{
-    Answer, KeepAlive, LockService, MemberStatus, Open, Opened, Outcome, Query, Refusal, Renewed, SessionId, Submission,
+    Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberStatus, Open, Opened, Outcome, Query, Refusal,
+    Renewed, SessionId, Submission,
 };
 use tarpc::context::Context;
 
@@ -46,6 +47,11 @@ impl LockService for Service {
         // Those that wait here wait in order; everything else goes past them.
         let _place = self.0.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
         answers::answer(&self.submit_one(Op::Read(query)).await?)
+    }
+
+    async fn force_release(self, _: Context, force: ForceRelease) -> Result<Vec<ForcedTenure>, Refusal> {
+        let _place = self.0.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
+        answers::forced(&self.submit_one(Op::ForceRelease(force)).await?)
     }
 
     async fn status(self, _: Context) -> MemberStatus {

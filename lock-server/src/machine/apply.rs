@@ -1,5 +1,6 @@
 //! The machine itself: one op in, one reply out.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lock_protocol::{LockName, Open, Opened, RequestNumber, SessionId};
@@ -104,6 +105,7 @@ impl Machine {
             Op::Sweep => self.on_sweep(),
             Op::Close { session } => self.on_close(session),
             Op::Read(query) => Reply::Answer(self.on_read(&query)),
+            Op::ForceRelease(force) => self.on_force(&force),
         }
     }
 
@@ -129,12 +131,18 @@ impl Machine {
         }
         let expired = self.sessions.expire(self.applied, self.time);
         let mut gone = Vec::new();
+        let mut forced = BTreeSet::new();
         for &(session, floor) in keep_alives {
             if !self.sessions.renew(self.applied, session, floor, self.time) {
                 gone.push(session);
+            } else if self.sessions.live(session).is_some_and(|entry| !entry.forced.is_empty()) {
+                forced.insert(session);
             }
         }
-        Reply::Ticked { gone, expired }
+        match forced.is_empty() {
+            true => Reply::Ticked { gone, expired },
+            false => Reply::TickedForced { gone, expired, forced: forced.into_iter().collect() },
+        }
     }
 
     pub(super) fn table_and_around(&mut self) -> (&mut Table, Around<'_>) {

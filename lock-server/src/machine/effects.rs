@@ -46,6 +46,15 @@ pub enum Effect {
         /// Conflicting ones are in the queue.
         others_waiting: bool,
     },
+    /// A tenure was ended by force. Not derived anew: each keep-alive tells of it.
+    Forced {
+        /// Whose.
+        session: SessionId,
+        /// The lock.
+        name: LockName,
+        /// The tenure.
+        token: FencingToken,
+    },
 }
 
 /// A tenure that is to be given up, or downgraded.
@@ -97,7 +106,7 @@ impl Effects {
         }
     }
 
-    pub(super) fn granted(&mut self, effect: impl FnOnce() -> Effect) {
+    pub(super) fn tell(&mut self, effect: impl FnOnce() -> Effect) {
         if self.serving {
             self.pending.push(effect());
         }
@@ -131,12 +140,14 @@ impl Machine {
         asked.take(limit).collect()
     }
 
-    /// The revokes of one session, for the reply to its keep-alive, and whether there are more than `limit`.
+    /// What one session is to be told of: tenures that were ended by force, then revokes, each by name; and whether there is more
+    /// than `limit`. For the reply to its keep-alive with [`lock_protocol::NOTICES_MAX`], so that nothing that was ended is left out.
     pub fn revokes_of(&self, session: SessionId, limit: usize) -> (Vec<Notice>, bool) {
         let names = self.effects.asked.get(&session).into_iter().flatten();
-        let mut revokes = names.filter_map(|name| self.revoke_of(session, name));
-        let notices = revokes.by_ref().take(limit).map(Notice::from).collect();
-        (notices, revokes.next().is_some())
+        let revokes = names.filter_map(|name| self.revoke_of(session, name)).map(Notice::from);
+        let mut notices = self.forced_notices(session).chain(revokes);
+        let first = notices.by_ref().take(limit).collect();
+        (first, notices.next().is_some())
     }
 
     /// Whether this tenure still stands in somebody's way, and what it may keep: none where a revoke of it is moot.

@@ -43,13 +43,13 @@
 //!
 //! # Limits of this implementation
 //!
-//! - One name per request: sets of locks, upgrades in place, forced release and recovery of a dead holder's log are not
-//!   there. They would be appended to [`Op`] and to the wire's commands.
+//! - One name per request: sets of locks, upgrades in place and recovery of a dead holder's log are not there. They would be appended to [`Op`] and to the wire's commands.
 //! - A group of shared waiters is granted in one op, however large.
 //! - [`Limits`] are fixed when the machine is made; there is no op that changes them.
 
 mod apply;
 mod effects;
+mod force;
 mod limits;
 mod lock;
 mod op;
@@ -71,6 +71,7 @@ mod scripts;
 
 pub use apply::Machine;
 pub use effects::{Effect, Revoke};
+pub use force::FORCED_MAX;
 pub use limits::Limits;
 pub use op::{FormatError, Op, Reply};
 pub use sweep::SWEEP_MAX_STEPS;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lock_protocol::{
-    Answer, ClientIdentity, Command, FencingToken, LockEntry, LockName, Mode, Open, Opened, Outcome, Query, Request,
-    RequestNumber, Requeued, SessionId,
+    Answer, ClientIdentity, Command, FencingToken, ForceRelease, ForcedTenure, LockEntry, LockName, Mode, Notice, Open,
+    Opened, Outcome, Query, Request, RequestNumber, Requeued, SessionId,
 };
 use rsm::StateMachine;
 
@@ -68,6 +68,14 @@ struct ModelEntry {
     token: u64,
 }
 
+/// A tenure that was ended by force and is not confirmed.
+#[derive(Clone, Debug)]
+struct ModelForced {
+    tenure: ModelEntry,
+    until_us: u64,
+    withheld: bool,
+}
+
 #[derive(Default)]
 struct Model {
     op: u64,
@@ -75,6 +83,7 @@ struct Model {
     sessions: Vec<ModelSession>,
     held: Vec<ModelEntry>,
     queue: Vec<ModelEntry>,
+    forced: Vec<ModelForced>,
     /// By the current op.
     granted: Vec<ModelEntry>,
 }
@@ -132,12 +141,13 @@ impl Model {
             Op::Close { session } => {
                 let before: Vec<u64> = self.sessions.iter().filter(|s| s.dead).map(|s| s.id).collect();
                 if self.alive(session.0) {
-                    self.session(session.0).dead = true;
+                    self.die(session.0);
                     self.clean(session.0);
                     assert_eq!(before.len(), self.sessions.iter().filter(|s| s.dead).count());
                 }
                 Reply::Closed
             }
+            Op::ForceRelease(force) => self.force(force),
             Op::Read(_) => unreachable!("not generated"),
         }
     }
@@ -161,26 +171,80 @@ impl Model {
     fn tick(&mut self, elapsed_us: u64, keep_alives: &[(SessionId, RequestNumber)]) -> Reply {
         let shortest = self.sessions.iter().map(|session| session.lease_us).min().unwrap_or(3_600_000_000);
         self.now_us += elapsed_us.min(cap_us(shortest));
-        let mut expired = 0;
-        for session in self.sessions.iter_mut().filter(|session| !session.dead && session.deadline_us <= self.now_us) {
-            session.dead = true;
-            expired += 1;
-        }
+        let due = |session: &&ModelSession| !session.dead && session.deadline_us <= self.now_us;
+        let due: Vec<u64> = self.sessions.iter().filter(due).map(|session| session.id).collect();
+        let expired = due.len() as u64;
+        due.into_iter().for_each(|id| self.die(id));
         let mut gone = Vec::new();
+        let mut forced = BTreeSet::new();
         for (id, floor) in keep_alives {
             if self.alive(id.0) {
                 let now_us = self.now_us;
                 let session = self.session(id.0);
                 session.deadline_us = session.deadline_us.max(now_us + session.lease_us);
                 session.floor = session.floor.max(floor.0);
+                forced.extend(self.forced.iter().filter(|forced| forced.tenure.session == id.0).map(|_| *id));
             } else {
                 gone.push(*id);
             }
         }
-        Reply::Ticked { gone, expired }
+        match forced.is_empty() {
+            true => Reply::Ticked { gone, expired },
+            false => Reply::TickedForced { gone, expired, forced: forced.into_iter().collect() },
+        }
+    }
+
+    fn die(&mut self, id: u64) {
+        self.session(id).dead = true;
+        self.forced.retain(|forced| forced.tenure.session != id);
+    }
+
+    fn force(&mut self, force: &ForceRelease) -> Reply {
+        let is_meant =
+            |held: &&ModelEntry| held.name == force.name && held.token == force.token.0 && self.alive(held.session);
+        let mut tenures: Vec<ModelEntry> = self.held.iter().filter(is_meant).cloned().collect();
+        tenures.sort_by_key(|tenure| tenure.session);
+        for tenure in &tenures {
+            if self.forced(tenure.session, &tenure.name).is_none() {
+                let lease_us = self.session(tenure.session).lease_us;
+                let until_us = self.now_us + lease_us + cap_us(lease_us);
+                self.forced.push(ModelForced { tenure: tenure.clone(), until_us, withheld: true });
+            }
+        }
+        let mut ended = Vec::new();
+        for tenure in tenures {
+            if force.now {
+                self.end_withholding(tenure.session, &tenure.name);
+            }
+            let forced = self.forced(tenure.session, &tenure.name).expect("forced above");
+            let withheld_ms = forced.withheld.then(|| forced.until_us.saturating_sub(self.now_us) / 1000);
+            ended.push(ForcedTenure { session: SessionId(tenure.session), withheld_ms });
+        }
+        Reply::Forced(ended)
+    }
+
+    fn forced(&self, session: u64, name: &LockName) -> Option<ModelForced> {
+        let is_it = |forced: &&ModelForced| forced.tenure.session == session && forced.tenure.name == *name;
+        self.forced.iter().find(is_it).cloned()
+    }
+
+    fn end_withholding(&mut self, session: u64, name: &LockName) {
+        let is_it = |forced: &&mut ModelForced| forced.tenure.session == session && forced.tenure.name == *name;
+        if let Some(forced) = self.forced.iter_mut().find(is_it).filter(|forced| forced.withheld) {
+            forced.withheld = false;
+            self.drop_held(session, name);
+        }
+    }
+
+    fn confirm(&mut self, session: u64, name: &LockName) {
+        self.forced.retain(|forced| forced.tenure.session != session || forced.tenure.name != *name);
     }
 
     fn sweep(&mut self) {
+        let due = |forced: &&ModelForced| forced.withheld && forced.until_us <= self.now_us;
+        let mut due: Vec<ModelForced> = self.forced.iter().filter(due).cloned().collect();
+        due.sort_by_key(|forced| (forced.until_us, forced.tenure.session, forced.tenure.name.clone()));
+        due.iter().for_each(|forced| self.end_withholding(forced.tenure.session, &forced.tenure.name));
         while let Some(id) = self.sessions.iter().find(|session| session.dead).map(|session| session.id) {
             self.clean(id);
         }
@@ -244,7 +308,8 @@ impl Model {
         let is_it = |entry: &&ModelEntry| {
             entry.session == id && entry.name == *request.command.name() && entry.acquire == request.number.0
         };
-        if let Some(held) = self.held.iter().find(is_it) {
+        let is_valid = |held: &&ModelEntry| self.forced(id, &held.name).is_none();
+        if let Some(held) = self.held.iter().find(is_it).filter(is_valid) {
             let (token, others_waiting) = (FencingToken(held.token), self.waits_in_the_way(&held.name, held.mode));
             return match release {
                 true => Outcome::Released { requeued: Some(Requeued::Granted { token, others_waiting }) },
@@ -265,7 +330,8 @@ impl Model {
         let waits = self.queue.iter().find(|waiter| waiter.session == id && waiter.name == name).cloned();
         match command {
             Command::Acquire { mode, .. } => {
-                if let Some(held) = held {
+                let forced = self.forced(id, &name).map(|forced| forced.tenure);
+                if let Some(held) = forced.or(held) {
                     return Outcome::AlreadyHeld { token: FencingToken(held.token), mode: held.mode };
                 }
                 if waits.is_some() {
@@ -274,6 +340,9 @@ impl Model {
                 self.acquire(id, number, &name, *mode)
             }
             Command::Cancel { acquire, .. } => {
+                if self.forced(id, &name).is_some_and(|forced| forced.tenure.acquire == acquire.0) {
+                    self.confirm(id, &name);
+                }
                 if waits.is_some_and(|waiter| waiter.acquire == acquire.0) {
                     self.drop_waiting(id, &name);
                 }
@@ -288,21 +357,24 @@ impl Model {
                 Outcome::Cancelled
             }
             Command::Release { token, requeue, .. } => {
+                if let Some(forced) = self.forced(id, &name).filter(|forced| forced.tenure.token == token.0) {
+                    self.confirm(id, &name);
+                    if !forced.withheld {
+                        let again = requeue.map(|mode| self.acquire(id, number, &name, mode));
+                        return Outcome::Released { requeued: again.and_then(requeued) };
+                    }
+                }
                 if held.is_none_or(|held| held.token != token.0) {
                     return Outcome::NotHeld;
                 }
                 self.drop_held(id, &name);
                 let has_room = self.waiting(id) < LIMITS.waiters_per_session;
                 let again = requeue.filter(|_| has_room).map(|mode| self.acquire(id, number, &name, mode));
-                let requeued = again.map(|outcome| match outcome {
-                    Outcome::Queued => Requeued::Queued,
-                    Outcome::Granted { token, others_waiting } => Requeued::Granted { token, others_waiting },
-                    other => panic!("{other:?}"),
-                });
-                Outcome::Released { requeued }
+                Outcome::Released { requeued: again.and_then(requeued) }
             }
             Command::Downgrade { token, .. } => {
                 match held {
+                    _ if self.forced(id, &name).is_some() => return Outcome::NotHeld,
                     Some(held) if held.token == token.0 && held.mode == Mode::Shared => return Outcome::Downgraded,
                     Some(held) if held.token == token.0 => {}
                     _ => return Outcome::NotHeld,
@@ -358,6 +430,16 @@ impl Model {
         }
         revokes.sort_by_key(|revoke| (revoke.session, revoke.name.clone()));
         revokes
+    }
+}
+
+/// None where there was no room for it.
+fn requeued(outcome: Outcome) -> Option<Requeued> {
+    match outcome {
+        Outcome::Queued => Some(Requeued::Queued),
+        Outcome::Granted { token, others_waiting } => Some(Requeued::Granted { token, others_waiting }),
+        Outcome::LimitReached { .. } => None,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -429,6 +511,11 @@ impl Run {
             }
             14..18 => Op::Sweep,
             18 => Op::Close { session: SessionId(self.any_session()) },
+            19..21 if !self.model.held.is_empty() => {
+                let held = &self.model.held[self.random.below(self.model.held.len() as u64) as usize];
+                let (name, token) = (held.name.clone(), FencingToken(held.token));
+                Op::ForceRelease(ForceRelease { name, token, now: self.random.one_in(3) })
+            }
             19..30 if !self.sent.is_empty() => {
                 let recent = self.sent.len().saturating_sub(30) as u64;
                 let at = recent + self.random.below(self.sent.len() as u64 - recent);
@@ -562,6 +649,18 @@ impl Run {
     }
 
     fn check_effects(&mut self) {
+        for session in self.model.sessions.iter().filter(|session| !session.dead) {
+            let (notices, _) = self.primary.revokes_of(SessionId(session.id), 1000);
+            let told = notices.iter().filter_map(|notice| match notice {
+                Notice::Forced { name, token } => Some((name, token.0)),
+                _ => None,
+            });
+            let forced = self.model.forced.iter().map(|forced| &forced.tenure);
+            let forced = forced.filter(|tenure| tenure.session == session.id);
+            let mut forced: Vec<_> = forced.map(|tenure| (&tenure.name, tenure.token)).collect();
+            forced.sort();
+            assert_eq!(told.collect::<Vec<_>>(), forced, "what is told is what is not confirmed");
+        }
         let mut granted = Vec::new();
         for effect in self.primary.take_effects() {
             match effect {
@@ -574,6 +673,10 @@ impl Run {
                 }
                 Effect::Revoke { revoke, .. } => {
                     self.asked.insert((revoke.session, revoke.name.clone()), revoke);
+                }
+                Effect::Forced { session, name, token } => {
+                    let forced = self.model.forced(session.0, &name).expect("it was forced");
+                    assert_eq!(forced.tenure.token, token.0);
                 }
                 Effect::RevokeMoot { session, name, token } => {
                     let asked = self.asked.remove(&(session, name));

@@ -4,7 +4,9 @@
 //! append-only: a variant's number is its place, and golden bytes in the tests hold them to it. Bytes that do not decode to
 //! their last byte are refused as a whole: a half-understood op must not be half executed.
 
-use lock_protocol::{Answer, Open, Opened, Outcome, Query, Request, RequestNumber, SessionId};
+use lock_protocol::{
+    Answer, ForceRelease, ForcedTenure, Open, Opened, Outcome, Query, Request, RequestNumber, SessionId,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,8 @@ pub enum Op {
     },
     /// Reads. Reply: `Answer`.
     Read(Query),
+    /// Ends a tenure by force. Reply: `Forced`, or `Busy`.
+    ForceRelease(ForceRelease),
 }
 
 /// What an op is answered. Append-only.
@@ -48,11 +52,11 @@ pub enum Op {
 pub enum Reply {
     /// To `Open`.
     Opened(Opened),
-    /// To `Open`: the limit on sessions is reached; nothing was executed.
+    /// To `Open` and `ForceRelease`: a limit on sessions is reached; nothing was executed.
     Busy(String),
     /// To `Request`.
     Outcome(Outcome),
-    /// To `Tick`: every session that it named was renewed, but these.
+    /// To `Tick`: every session that it named was renewed, but these. None of them was to be told of force.
     Ticked {
         /// Named, but dead or unknown; in the order in which they were named.
         gone: Vec<SessionId>,
@@ -72,6 +76,17 @@ pub enum Reply {
     Malformed,
     /// The op number was executed before; nothing was executed.
     Replayed,
+    /// To `ForceRelease`: the tenures that are ended; none where nobody holds the lock with that token.
+    Forced(Vec<ForcedTenure>),
+    /// To `Tick`, as `Ticked`, where sessions are to be told of force.
+    TickedForced {
+        /// As in `Ticked`.
+        gone: Vec<SessionId>,
+        /// As in `Ticked`.
+        expired: u64,
+        /// Renewed, but to be answered only together with the notices of what was ended by force; ascending.
+        forced: Vec<SessionId>,
+    },
 }
 
 /// Bytes that are no op or reply.
@@ -163,6 +178,15 @@ mod tests {
         assert_eq!(Reply::Malformed.encode(), [1, 7]);
         assert_eq!(Reply::Replayed.encode(), [1, 8]);
         assert_eq!(Reply::Outcome(Outcome::BelowFloor).encode(), [1, 2, 9]);
+        let name = LockName::new("a").expect("a name");
+        let force = Op::ForceRelease(ForceRelease { name, token: FencingToken(300), now: true });
+        assert_eq!(force.encode(), [1, 6, 1, b'a', 0xac, 2, 1]);
+        let forced = Reply::Forced(vec![ForcedTenure { session: SessionId(9), withheld_ms: Some(7) }]);
+        assert_eq!(forced.encode(), [1, 9, 1, 9, 1, 7]);
+        assert_eq!(
+            Reply::TickedForced { gone: vec![], expired: 2, forced: vec![SessionId(9)] }.encode(),
+            [1, 10, 0, 2, 1, 9]
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ impl Machine {
     /// Answers from the state as it is: what the op of a query does.
     pub fn on_read(&self, query: &Query) -> Answer {
         match query {
+            Query::Forced { name } => self.on_read_forced(name),
             Query::Locks { prefix, after, limit } => self.page(prefix, after.as_ref(), *limit),
             Query::Inspect { name } => Answer::Inspect(match self.table.get(name) {
                 Some(lock) => self.entry(name, lock),

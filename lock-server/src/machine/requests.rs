@@ -80,7 +80,7 @@ impl Machine {
         let name = request.command.name();
         match self.standing(session, name) {
             Standing::Waits { acquire, .. } if acquire == request.number => Some(Requeued::Queued),
-            Standing::Holds(tenure) if tenure.acquire == request.number => {
+            Standing::Holds(tenure) if tenure.acquire == request.number && self.forced(session, name).is_none() => {
                 let others_waiting = self.table.get(name).is_some_and(|lock| lock.others_waiting(tenure.mode()));
                 Some(Requeued::Granted { token: tenure.token(), others_waiting })
             }
@@ -100,6 +100,10 @@ impl Machine {
     }
 
     fn acquire(&mut self, session: SessionId, name: &LockName, number: RequestNumber, mode: Mode) -> Outcome {
+        // Ended by force, but its client does not know yet.
+        if let Some(forced) = self.forced(session, name) {
+            return Outcome::AlreadyHeld { token: forced.token, mode: forced.mode };
+        }
         match self.standing(session, name) {
             Standing::Holds(tenure) => Outcome::AlreadyHeld { token: tenure.token(), mode: tenure.mode() },
             Standing::Waits { .. } => limit_reached("acquires of a session in one lock's queue", 1),
@@ -137,6 +141,12 @@ impl Machine {
         number: RequestNumber,
         requeue: Option<Mode>,
     ) -> Outcome {
+        if self.forced(session, name).is_some_and(|forced| forced.token == token) {
+            let forced = self.sessions.confirm(session, name);
+            if forced.is_some_and(|forced| forced.withheld_until_us.is_none()) {
+                return self.requeue(session, name, number, requeue);
+            }
+        }
         if self.tenure_mode(session, name, token).is_none() {
             return Outcome::NotHeld;
         }
@@ -148,8 +158,22 @@ impl Machine {
         Outcome::Released { requeued: requeued.map(Requeued::from) }
     }
 
+    /// A release of which only the requeue is left to do.
+    fn requeue(
+        &mut self,
+        session: SessionId,
+        name: &LockName,
+        number: RequestNumber,
+        requeue: Option<Mode>,
+    ) -> Outcome {
+        let requeue = requeue.filter(|&mode| self.no_room(session, name, mode).is_none());
+        let requeued = requeue.map(|mode| self.take(session, name, number, mode).into());
+        Outcome::Released { requeued }
+    }
+
     fn downgrade(&mut self, session: SessionId, name: &LockName, token: FencingToken) -> Outcome {
         match self.tenure_mode(session, name, token) {
+            _ if self.forced(session, name).is_some() => Outcome::NotHeld,
             None => Outcome::NotHeld,
             Some(Mode::Shared) => Outcome::Downgraded,
             Some(Mode::Exclusive) => {
@@ -165,6 +189,9 @@ impl Machine {
     fn cancel(&mut self, session: SessionId, name: &LockName, acquire: RequestNumber) -> Outcome {
         let standing = self.standing(session, name);
         let window = self.limits.request_window;
+        if self.forced(session, name).is_some_and(|forced| forced.acquire == acquire) {
+            self.sessions.confirm(session, name);
+        }
         let (table, mut around) = self.table_and_around();
         let keeps = around.mutation.is(Mutant::CancelKeeps);
         match standing {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lock_protocol::{ClientIdentity, LEASE_MAX, LEASE_MIN, LockName, Open, RequestNumber, SessionId};
 
+use super::force::Forced;
 use super::time::ServiceTime;
 use super::window::Window;
 use crate::mutant::{Mutant, Mutation};
@@ -32,6 +33,8 @@ pub(super) struct Session {
     pub(super) held: BTreeSet<LockName>,
     /// Where it waits, and its place there.
     pub(super) waiting: BTreeMap<LockName, u64>,
+    /// Tenures that were ended by force, until it confirms.
+    pub(super) forced: BTreeMap<LockName, Forced>,
 }
 
 /// All sessions, with the orders in which they are looked for.
@@ -42,6 +45,8 @@ pub(super) struct Sessions {
     /// Of the living.
     deadlines: BTreeSet<(u64, SessionId)>,
     dead: BTreeSet<SessionId>,
+    /// Tenures that were ended by force and are still in the way of others, with the service time until which they are, µs.
+    withheld: BTreeSet<(u64, SessionId, LockName)>,
     /// How many have this lease, the dead included.
     leases: BTreeMap<Duration, usize>,
     pub(super) mutation: Mutation,
@@ -104,6 +109,7 @@ impl Sessions {
             changed: op,
             held: BTreeSet::new(),
             waiting: BTreeMap::new(),
+            forced: BTreeMap::new(),
         };
         self.insert(SessionId(op), session)
     }
@@ -158,8 +164,43 @@ impl Sessions {
         session.dead = true;
         session.changed = op;
         session.window = Window::default();
+        for (name, forced) in std::mem::take(&mut session.forced) {
+            if let Some(until_us) = forced.withheld_until_us {
+                self.withheld.remove(&(until_us, id, name));
+            }
+        }
         self.deadlines.remove(&(session.deadline_us, id));
         self.dead.insert(id);
+    }
+
+    /// Remembers that a tenure of a living session was ended by force.
+    pub(super) fn force(&mut self, op: u64, id: SessionId, name: LockName, forced: Forced) {
+        let Some(session) = self.by_id.get_mut(&id) else { return };
+        session.changed = op;
+        session.forced.insert(name.clone(), forced);
+        self.withheld.extend(forced.withheld_until_us.map(|until_us| (until_us, id, name)));
+    }
+
+    /// True where the tenure was withheld; from now on it is not.
+    pub(super) fn end_withholding(&mut self, op: u64, id: SessionId, name: &LockName) -> bool {
+        let Some(session) = self.by_id.get_mut(&id) else { return false };
+        session.changed = op;
+        let until_us = session.forced.get_mut(name).and_then(|forced| forced.withheld_until_us.take());
+        until_us.is_some_and(|until_us| self.withheld.remove(&(until_us, id, name.clone())))
+    }
+
+    /// The session knows that the tenure was ended; gives what was to be known.
+    pub(super) fn confirm(&mut self, id: SessionId, name: &LockName) -> Option<Forced> {
+        let forced = self.by_id.get_mut(&id)?.forced.remove(name)?;
+        if let Some(until_us) = forced.withheld_until_us {
+            self.withheld.remove(&(until_us, id, name.clone()));
+        }
+        Some(forced)
+    }
+
+    /// The tenure that is withheld for the shortest time.
+    pub(super) fn first_withheld(&self) -> Option<&(u64, SessionId, LockName)> {
+        self.withheld.first()
     }
 
     /// The dead session that is swept next.

@@ -1,8 +1,11 @@
 //! The whole state in bytes, and back.
 //!
 //! ```text
-//!   magic and version (8) │ header │ count, sessions by id │ count, locks by name │ hash of all before (8, little endian)
+//!   magic and version (8) │ header │ count, sessions by id │ count, locks by name │ forced │ hash of all before (8, little endian)
 //! ```
+//!
+//! `forced` (count, then what was ended by force, by session and name) is there in version 2 alone. Where there is none, version 1 is
+//! written, as before force was known.
 //!
 //! Records are postcard, one after the other, so that neither side needs the whole twice. Indexes are not stored but
 //! derived: what a session holds and waits for, deadlines, nonces, revokes. Reading trusts nothing: what it builds keeps
@@ -17,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Machine;
 use super::effects::Effects;
+use super::force::{FORCED_MAX, Forced};
 use super::limits::Limits;
 use super::lock::{Lock, Many, Tenure};
 use super::queue::{Queue, Waiter};
@@ -29,6 +33,7 @@ use crate::mutant::Mutant;
 
 /// "PLUMLK", then the format's version.
 const MAGIC: [u8; 8] = *b"PLUMLK\x00\x01";
+const MAGIC_FORCED: [u8; 8] = *b"PLUMLK\x00\x02";
 const HASH_BYTES: usize = 8;
 
 /// Why bytes are no snapshot.
@@ -91,11 +96,23 @@ struct WaiterRecord {
     since_us: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct ForcedRecord {
+    session: SessionId,
+    name: LockName,
+    token: FencingToken,
+    mode: Mode,
+    acquire: RequestNumber,
+    withheld_until_us: Option<u64>,
+}
+
 impl Machine {
     pub(super) fn write_snapshot(&self) -> Vec<u8> {
         let header =
             HeaderRecord { limits: self.limits, applied: self.applied, hash: self.hash.0, time_us: self.time.0 };
-        let mut bytes = put(MAGIC.to_vec(), &header);
+        let forced: Vec<_> = self.sessions.iter().flat_map(|(id, session)| ForcedRecord::of(id, session)).collect();
+        let magic = if forced.is_empty() { MAGIC } else { MAGIC_FORCED };
+        let mut bytes = put(magic.to_vec(), &header);
         bytes = put(bytes, &(self.sessions.len() as u64));
         for (id, session) in self.sessions.iter() {
             let mut record = SessionRecord::of(id, session);
@@ -108,6 +125,12 @@ impl Machine {
         for (name, lock) in self.table.from(std::ops::Bound::Unbounded) {
             bytes = put(bytes, &LockRecord::of(name, lock));
         }
+        if !forced.is_empty() {
+            bytes = put(bytes, &(forced.len() as u64));
+            for record in forced {
+                bytes = put(bytes, &record);
+            }
+        }
         let hash = RunningHash::of(&bytes);
         bytes.extend(hash.to_le_bytes());
         bytes
@@ -116,7 +139,11 @@ impl Machine {
     /// Replaces the state; leaves it alone on error. Not serving afterwards.
     pub(super) fn restore_snapshot(&mut self, snapshot: &[u8]) -> Result<(), SnapshotError> {
         let (body, hash) = snapshot.split_last_chunk::<HASH_BYTES>().ok_or(SnapshotError::Magic)?;
-        let mut rest = body.strip_prefix(&MAGIC).ok_or(SnapshotError::Magic)?;
+        let (magic, mut rest) = body.split_first_chunk::<8>().ok_or(SnapshotError::Magic)?;
+        let has_forced = *magic == MAGIC_FORCED;
+        if !has_forced && *magic != MAGIC {
+            return Err(SnapshotError::Magic);
+        }
         if RunningHash::of(body) != u64::from_le_bytes(*hash) {
             return Err(SnapshotError::Hash);
         }
@@ -140,6 +167,18 @@ impl Machine {
             last = Some(record.name.clone());
             let (name, lock) = record.check(&header, &mut sessions)?;
             table.insert(name, lock);
+        }
+        if has_forced {
+            let count = take::<u64>(&mut rest)?;
+            check(count > 0, "it says that there is force, and there is none")?;
+            let mut last = None;
+            for _ in 0..count {
+                let record: ForcedRecord = take(&mut rest)?;
+                let place = (record.session, record.name.clone());
+                check(last.as_ref() < Some(&place), "what was forced is out of order")?;
+                last = Some(place);
+                record.enter(&header, &mut sessions, &table)?;
+            }
         }
         check(rest.is_empty(), "there is something behind its end")?;
         let mut effects = Effects::default();
@@ -198,6 +237,7 @@ impl SessionRecord {
             changed: self.changed,
             held: BTreeSet::new(),
             waiting: BTreeMap::new(),
+            forced: BTreeMap::new(),
         };
         Ok((self.id, session))
     }
@@ -257,6 +297,32 @@ impl LockRecord {
         let mut lock = Lock::Many(Box::new(Many { holders, queue, changed: self.changed }));
         lock.compact();
         Ok((self.name, lock))
+    }
+}
+
+impl ForcedRecord {
+    fn of(id: SessionId, session: &Session) -> impl Iterator<Item = ForcedRecord> {
+        session.forced.iter().map(move |(name, forced)| {
+            let Forced { token, mode, acquire, withheld_until_us } = *forced;
+            ForcedRecord { session: id, name: name.clone(), token, mode, acquire, withheld_until_us }
+        })
+    }
+
+    /// Enters it into its session. A tenure that is withheld is among the holders, one that is not is not.
+    fn enter(self, header: &HeaderRecord, sessions: &mut Sessions, table: &Table) -> Result<(), SnapshotError> {
+        let ForcedRecord { session, name, token, mode, acquire, withheld_until_us } = self;
+        let entry = sessions.live(session).ok_or(SnapshotError::Contradiction("what was forced has no session"))?;
+        let changed = entry.changed;
+        check(entry.forced.len() < FORCED_MAX, "too much of a session was forced")?;
+        check((1..=header.applied).contains(&token.0), "a tenure that was forced was granted by an op to come")?;
+        check(!entry.waiting.contains_key(&name), "a session waits for what it has to confirm")?;
+        let tenure = table.get(&name).and_then(|lock| lock.holder(session));
+        let is_held =
+            tenure.is_some_and(|tenure| (tenure.token(), tenure.mode(), tenure.acquire) == (token, mode, acquire));
+        check(is_held == withheld_until_us.is_some(), "a tenure is withheld by nobody")?;
+        check(is_held || tenure.is_none(), "a session holds what it has to confirm")?;
+        sessions.force(changed, session, name, Forced { token, mode, acquire, withheld_until_us });
+        Ok(())
     }
 }
 

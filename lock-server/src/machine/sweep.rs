@@ -1,4 +1,4 @@
-//! Cleaning up behind dead sessions.
+//! Cleaning up behind dead sessions, and behind tenures that were ended by force and are withheld for long enough.
 //!
 //! A session that dies with a hundred thousand locks must not hold up the others, so each op does a bounded number of
 //! steps: the lowest dead session first, its places in queues by name, its locks by name, at last itself. The primary
@@ -15,11 +15,11 @@ pub const SWEEP_MAX_STEPS: usize = 1000;
 impl Machine {
     /// Whether a sweep op has something to do.
     pub fn needs_sweep(&self) -> bool {
-        self.sessions.first_dead().is_some()
+        self.sessions.first_dead().is_some() || self.has_withheld_enough()
     }
 
     pub(super) fn on_sweep(&mut self) -> Reply {
-        let mut steps = SWEEP_MAX_STEPS;
+        let mut steps = self.end_due_withholdings(SWEEP_MAX_STEPS);
         while steps > 0
             && let Some(session) = self.sessions.first_dead()
         {

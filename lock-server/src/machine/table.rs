@@ -227,7 +227,7 @@ fn pass_on(many: &mut Many, name: &LockName, around: &mut Around<'_>, before: De
     }
     for tenure in &granted {
         if own != Some(tenure.session) {
-            around.effects.granted(|| Effect::Granted {
+            around.effects.tell(|| Effect::Granted {
                 session: tenure.session,
                 name: name.clone(),
                 acquire: tenure.acquire,

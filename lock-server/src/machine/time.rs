@@ -30,7 +30,7 @@ impl ServiceTime {
         self.renewed_until(lease).saturating_add(tick_cap_us(lease))
     }
 
-    /// Whole milliseconds since then.
+    /// Whole milliseconds since then; none where it is still to come.
     pub(super) fn ms_since(self, then_us: u64) -> u64 {
         self.0.saturating_sub(then_us) / 1000
     }

@@ -2,7 +2,7 @@
 //!
 //! Why it is right: an answer that says "not executed" is given only where that holds for every command of the request.
 
-use lock_protocol::{Answer, Opened, Outcome, Refusal, SUBMISSION_MAX_REQUESTS, Submission};
+use lock_protocol::{Answer, ForcedTenure, Opened, Outcome, Refusal, SUBMISSION_MAX_REQUESTS, Submission};
 use rsm::{MemberId, Rejection, View, limits::COMMAND_MAX_BYTES};
 
 use crate::machine::{Op, Reply};
@@ -79,6 +79,18 @@ pub fn closed(bytes: &[u8]) -> Result<(), Refusal> {
 pub fn answer(bytes: &[u8]) -> Result<Answer, Refusal> {
     match reply(bytes)? {
         Reply::Answer(answer) => Ok(answer),
+        other => Err(not_an_answer(&other)),
+    }
+}
+
+/// The answer to a forced release.
+///
+/// # Errors
+/// The reply's limit, or a reply of another op.
+pub fn forced(bytes: &[u8]) -> Result<Vec<ForcedTenure>, Refusal> {
+    match reply(bytes)? {
+        Reply::Forced(tenures) => Ok(tenures),
+        Reply::Busy(limit) => Err(Refusal::Busy(limit)),
         other => Err(not_an_answer(&other)),
     }
 }

@@ -1,4 +1,5 @@
-//! The revoker: tells holders that somebody else wants their locks, until an op makes that moot.
+//! The revoker: tells holders that somebody else wants their locks, or that their tenure was ended by force, until an op makes that
+//! moot.
 //!
 //! Why it is right: it owns no truth. It remembers for which sessions something stood out, and when to look again; what stands out
 //! is asked of the state each time. A revoke that is new is sent at once as it came, and one that turns out to be moot by then does
@@ -35,6 +36,8 @@ pub enum RevokerEvent {
     Stopped,
     /// New revokes, each with whether the grant itself told of it; see [`super::news`].
     Revokes(Vec<(Revoke, bool)>),
+    /// Tenures that were ended by force; see [`super::news`].
+    Forced(Vec<(SessionId, Notice)>),
     /// Events were lost: all revokes are to be derived.
     Lost,
     /// A callback connection appeared.
@@ -122,7 +125,15 @@ impl Revoker {
             RevokerEvent::Revokes(revokes) => {
                 for (revoke, told_by_grant) in revokes {
                     self.touched.insert(revoke.session);
-                    self.on_revoke(now, revoke, told_by_grant);
+                    // A holder that heard of the waiters with its grant gives the lock back by itself.
+                    let session = revoke.session;
+                    self.on_notice(now, session, (!told_by_grant).then(|| revoke.into()));
+                }
+            }
+            RevokerEvent::Forced(notices) => {
+                for (session, notice) in notices {
+                    self.touched.insert(session);
+                    self.on_notice(now, session, Some(notice));
                 }
             }
             RevokerEvent::Connected(session) => self.look_at(session, now),
@@ -195,17 +206,15 @@ impl Revoker {
         }
     }
 
-    fn on_revoke(&mut self, now: Duration, revoke: Revoke, told_by_grant: bool) {
-        let session = revoke.session;
+    /// Something is wanted of a session: what is given is sent at once.
+    fn on_notice(&mut self, now: Duration, session: SessionId, notice: Option<Notice>) {
         let at = now + *REPEAT.start();
         let at = self.asked.get(&session).map_or(at, |asked| asked.look_at.min(at));
         self.look_at(session, at);
         let Some(asked) = self.asked.get_mut(&session) else { return };
         asked.wait = *REPEAT.start();
-        // A holder that heard of the waiters with its grant gives the lock back by itself.
-        if !told_by_grant && asked.fresh.len() < FRESH_MAX {
-            asked.fresh.push(revoke.into());
-        }
+        let room = FRESH_MAX.saturating_sub(asked.fresh.len());
+        asked.fresh.extend(notice.into_iter().take(room));
     }
 
     /// Looks at the session at this time instead of the time planned.

@@ -173,10 +173,13 @@ impl<A> Ticker<A> {
     /// The op under way was executed: whom to answer, and the tick's next op, which is to be submitted.
     pub fn executed(&mut self, reply: &[u8]) -> (Renewals<A>, Option<Op>) {
         let Some(Uncommitted { taken, rest }) = self.uncommitted.take() else {
-            return (Renewals { waiting: Vec::new(), gone: None }, None);
+            return (Renewals { waiting: Vec::new(), sorts: None }, None);
         };
-        let gone = match Reply::decode(reply) {
-            Ok(Reply::Ticked { gone, .. }) => Some(gone.into_iter().collect()),
+        let sorts = match Reply::decode(reply) {
+            Ok(Reply::Ticked { gone, .. }) => Some(Sorts { gone: gone.into_iter().collect(), forced: BTreeSet::new() }),
+            Ok(Reply::TickedForced { gone, forced, .. }) => {
+                Some(Sorts { gone: gone.into_iter().collect(), forced: forced.into_iter().collect() })
+            }
             other => {
                 tracing::error!(?other, "a tick has an answer of another op: this is a bug");
                 None
@@ -187,7 +190,7 @@ impl<A> Ticker<A> {
             taken.append(&mut self.waiting);
         }
         let next = (!rest.is_empty()).then(|| self.submit(Duration::ZERO, rest));
-        (Renewals { waiting: taken, gone }, next)
+        (Renewals { waiting: taken, sorts }, next)
     }
 
     /// The op under way was rejected: who is to be refused, and how. What is busy is no refusal: the next tick takes them.
@@ -214,8 +217,17 @@ impl<A> Ticker<A> {
 #[must_use]
 pub struct Renewals<A> {
     waiting: Vec<Waiting<A>>,
-    /// The sessions that were not renewed; none where the reply makes no sense.
-    gone: Option<BTreeSet<SessionId>>,
+    /// None where the reply makes no sense.
+    sorts: Option<Sorts>,
+}
+
+/// Sessions that are not answered as others are.
+#[derive(Debug)]
+struct Sorts {
+    /// They were not renewed.
+    gone: BTreeSet<SessionId>,
+    /// They must hear what was ended by force: without it, the answer would let them go on with it.
+    forced: BTreeSet<SessionId>,
 }
 
 impl<A> Renewals<A> {
@@ -227,13 +239,15 @@ impl<A> Renewals<A> {
     /// The answers. Without notices (nobody could look) a client is told that there are more: it then makes sure of its callback
     /// connection.
     pub fn answers(self, notices: Option<Vec<(Vec<Notice>, bool)>>) -> Vec<(A, Result<Renewed, Refusal>)> {
+        let could_look = notices.is_some();
         let mut notices = notices.unwrap_or_default().into_iter();
-        let Renewals { waiting, gone } = self;
+        let Renewals { waiting, sorts } = self;
         let answer = |Waiting { keep_alive, who }| {
             let (notices, more) = notices.next().unwrap_or((Vec::new(), true));
-            let answer = match &gone {
+            let answer = match &sorts {
                 None => Err(Refusal::Unknown),
-                Some(gone) if gone.contains(&keep_alive.session) => Err(Refusal::SessionGone),
+                Some(sorts) if sorts.gone.contains(&keep_alive.session) => Err(Refusal::SessionGone),
+                Some(sorts) if !could_look && sorts.forced.contains(&keep_alive.session) => Err(Refusal::Unknown),
                 Some(_) => Ok(Renewed { stamp: keep_alive.stamp, notices, more }),
             };
             (who, answer)

@@ -31,6 +31,8 @@ fn scenario(mutant: Mutant) -> Scenario {
         Mutant::SharedOvertakes => shared_overtakes_a_waiting_exclusive,
         Mutant::TokenRestarts => token_falls,
         Mutant::ReleaseUnchecked => late_release_ends_a_later_tenure,
+        Mutant::ForcesAtOnce => next_has_the_lock_while_the_forced_holder_believes_in_its_own,
+        Mutant::ForcesSilently => forced_holder_is_renewed_and_not_told,
         Mutant::LostRevoke => holder_hears_nothing_from_a_new_primary,
         Mutant::RevokesOnce => lost_revoke_is_not_repeated,
         Mutant::RevokesNewest => revoke_names_anothers_tenure,
@@ -236,6 +238,28 @@ fn late_release_ends_a_later_tenure(mutant: Option<Mutant>) -> bool {
     primary.acquire(session, "a", X);
     primary.release(session, "a", first);
     primary.holders("a").is_empty()
+}
+
+/// M23: a holder that is kept alive is forced while somebody waits.
+fn next_has_the_lock_while_the_forced_holder_believes_in_its_own(mutant: Option<Mutant>) -> bool {
+    let mut primary = Primary::new(mutant);
+    let [holder, waiter] = [primary.open(1, 2_000), primary.open(2, 60_000)];
+    let held = token(&primary.acquire(holder, "a", X));
+    primary.acquire(waiter, "a", X);
+    primary.force("a", held, false);
+    primary.holders("a") != [holder]
+}
+
+/// M23: as before; the holder is renewed, and hears of it with the answer or not at all.
+fn forced_holder_is_renewed_and_not_told(mutant: Option<Mutant>) -> bool {
+    let mut primary = Primary::new(mutant);
+    let holder = primary.open(1, 2_000);
+    let held = token(&primary.acquire(holder, "a", X));
+    primary.force("a", held, false);
+    let stamp = primary.keep_alive(holder);
+    primary.run_until(ms(300));
+    let told = Notice::Forced { name: name("a"), token: held };
+    primary.answer_to(stamp).is_some_and(|answer| answer.as_ref().is_ok_and(|renewed| !renewed.notices.contains(&told)))
 }
 
 /// The primary fails while somebody waits, before the holder has heard of it.

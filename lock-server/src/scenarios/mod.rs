@@ -3,13 +3,14 @@
 
 mod bugs;
 mod duties;
+mod force;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lock_protocol::{
-    ClientIdentity, Command, FencingToken, KeepAlive, LockName, Mode, Notice, Open, Outcome, Refusal, Renewed, Request,
-    RequestNumber, SessionId,
+    ClientIdentity, Command, FencingToken, ForceRelease, ForcedTenure, KeepAlive, LockName, Mode, Notice, Open,
+    Outcome, Refusal, Renewed, Request, RequestNumber, SessionId,
 };
 use rsm::{Rejection, StateMachine};
 
@@ -84,6 +85,7 @@ impl Primary {
         let reply = self.machine.apply(self.op, &op.encode());
         let news = news(self.machine.take_effects());
         self.revoker.on_event(self.now, RevokerEvent::Revokes(news.revokes));
+        self.revoker.on_event(self.now, RevokerEvent::Forced(news.forced));
         self.retryer.on_event(self.now, RetryerEvent::Granted(news.grants));
         self.tell();
         Reply::decode(&reply).expect("replies decode")
@@ -117,6 +119,21 @@ impl Primary {
 
     pub(crate) fn release(&mut self, session: SessionId, text: &str, token: FencingToken) -> Outcome {
         self.ask(session, Command::Release { name: name(text), token, requeue: None })
+    }
+
+    /// Ends a tenure by force.
+    pub(crate) fn force(&mut self, text: &str, token: FencingToken, now: bool) -> Vec<ForcedTenure> {
+        match self.apply(&Op::ForceRelease(ForceRelease { name: name(text), token, now })) {
+            Reply::Forced(tenures) => tenures,
+            other => panic!("not forced: {other:?}"),
+        }
+    }
+
+    /// Cleans up as long as there is something to clean up behind.
+    pub(crate) fn sweep(&mut self) {
+        while self.machine.needs_sweep() {
+            self.apply(&Op::Sweep);
+        }
     }
 
     pub(crate) fn holders(&self, text: &str) -> Vec<SessionId> {

@@ -2,8 +2,8 @@
 
 use futures::StreamExt;
 use lock_protocol::{
-    Answer, KeepAlive, LockService, MemberStatus, Open, Opened, Outcome, Query, Refusal, Renewed, Role, SessionId,
-    Submission, ViewMember, ViewSummary,
+    Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberStatus, Open, Opened, Outcome, Query, Refusal,
+    Renewed, Role, SessionId, Submission, ViewMember, ViewSummary,
 };
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
@@ -67,6 +67,10 @@ impl LockService for Member {
     }
 
     async fn query(self, _: Context, _: Query) -> Result<Answer, Refusal> {
+        Err(Refusal::ViewChanging)
+    }
+
+    async fn force_release(self, _: Context, _: ForceRelease) -> Result<Vec<ForcedTenure>, Refusal> {
         Err(Refusal::ViewChanging)
     }
 
