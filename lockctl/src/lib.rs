@@ -24,6 +24,7 @@
 //! | `run`, `wish`, `waiting` | the guarded command; getting its locks; what is said meanwhile |
 //! | `schedule`, `group`, `launch`, `terminal`, `program`, `signals` | when to end it, and the processes themselves |
 //! | `status`, `locks`, `table` | what is shown |
+//! | `force` | ending a tenure by force |
 //! | `bench` | figures of a running cluster |
 //!
 //! # Limits of this implementation

@@ -10,7 +10,7 @@
 //!   op bytes ─▶ Machine::apply ─▶ reply bytes
 //!                 │  Sessions   leases in service time, the duplicate window
 //!                 │  Table      name ─▶ holders, queue
-//!                 └─▶ effects (primary only): revokes wanted or moot, queued acquires granted
+//!                 └─▶ effects (primary only): revokes wanted or moot, queued acquires granted, tenures ended by force
 //! ```
 //!
 //! **Time.** Service time T advances only in a tick op, which also carries the keep-alives that arrived before the clock
@@ -24,6 +24,9 @@
 //! **Requests.** A request number is executed at most once. Its outcome is kept until the client's floor has passed it. An
 //! acquire's outcome is not kept but derived: from the lock's entry, which knows the acquire's number, because "queued" may
 //! have turned into "granted" since.
+//!
+//! **Force.** An operator ends a tenure by its token. It stays in the way of others until its holder confirms with a release, or until
+//! its lease and a cap have passed; the holder hears of it with every keep-alive until it confirms.
 //!
 //! **Locks.** A lock exists while somebody holds it. Whoever finds it in the way joins the end of its queue; what frees it
 //! grants it to the head of the queue in the same op, and a waiting exclusive stops later shared ones. The token of a
@@ -45,6 +48,8 @@
 //!
 //! - One name per request: sets of locks, upgrades in place and recovery of a dead holder's log are not there. They would be appended to [`Op`] and to the wire's commands.
 //! - A group of shared waiters is granted in one op, however large.
+//! - Tenures with one token (shared ones, granted by one op) are ended by force together, in one op, however many.
+//! - Who is of a release that does not know an op executes nothing for it: force is to be used when all members know it.
 //! - [`Limits`] are fixed when the machine is made; there is no op that changes them.
 
 mod apply;

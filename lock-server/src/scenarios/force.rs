@@ -153,6 +153,7 @@ fn a_forced_holder_that_dies_or_closes_withholds_nothing_any_longer() {
             primary.apply(&Op::Close { session: holder });
         } else {
             primary.dies_at(holder);
+            primary.fail_over(None);
             primary.sweep();
         }
         assert_eq!(primary.holders("a"), [waiter]);

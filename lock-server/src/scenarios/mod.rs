@@ -1,9 +1,31 @@
-//! Scenarios of a primary: its cores and the machine together, in time that a script moves. The M numbers are those of the review
-//! that the rules came from; [`bugs`] shows that each rule's absence is seen.
+//! Scenarios of a primary: its cores and the machine together, in time that a script moves; [`bugs`] shows that the absence of each
+//! rule is seen. The M numbers are those of the review that the rules came from:
+//!
+//! | M | what | seen by | known bug |
+//! |---|---|---|---|
+//! | 1 | the clock is read after the keep-alives were taken, T added before they count | `bugs`, `a_long_pause..`, `a_tick_renews..` | clock-first, elapsed-twice, answers-later |
+//! | 2 | each transmission of a keep-alive counts by itself | `each_transmission..` | |
+//! | 3 | a repeated open gets its session | `a_repeated_open..` | ignores-nonce |
+//! | 4 | time goes on while there is a session, and counts from the barrier | `leases_end..`, `time_that_passed..` | former-term |
+//! | 5 | an outage costs at most two caps, one tick is uncommitted | `bugs`, `a_tick_that_is_busy..`, `a_tick_whose_fate..` | no-cap |
+//! | 6 | a tick takes all that came, and is never busy | `a_tick_takes..`, `a_tick_that_is_busy..` | |
+//! | 7 | dead is dead, before the tick's own keep-alives | `a_keep_alive_in_the_tick..`, `a_dead_waiter..` | revives, grants-dead, expires-early |
+//! | 8 | a fail-over extends no lease | `fail_overs_more_often..` | |
+//! | 11 | "queued" is an answer; a repetition is answered from the lock | `a_repeated_acquire..`, `a_grant_is_told..`, `a_new_primary_tells..` | stale-queued |
+//! | 12 | a cancel ends whatever its acquire has come to | `a_cancel_that_..` | cancel-keeps, cancel-forgotten |
+//! | 13 | a holder's acquire is refused, a release names its tenure | `a_holders_acquire..`, `a_release_with_another..` | release-unchecked, executes-twice |
+//! | 14 | first come, first served; the hint means conflicting ones | `grants_say_that_others..` | last-come-first, shared-overtakes |
+//! | 15 | a downgrade keeps the token, a revoke says what may stay | `a_downgrade_keeps..`, `a_revoke_of_a_lock..` | revokes-newest |
+//! | 16 | keep-alives carry revokes | `a_holder_without..` | lost-revoke, revokes-once |
+//! | 20 | a number below the floor is not executed, the window is bounded | `a_number_below..` | ignores-floor, snapshot-forgets |
+//! | 23 | force withholds, and tells until it is confirmed | [`force`] | forces-at-once, forces-silently |
+//!
+//! What is not here is in `machine::scripts`.
 
 mod bugs;
 mod duties;
 mod force;
+mod leases;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
