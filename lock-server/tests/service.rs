@@ -273,3 +273,18 @@ fn a_caller_of_another_version_is_told_both_versions() {
         assert!(answer.contains("speaks version 1 of the protocol, the caller 2313"), "{answer}");
     });
 }
+
+#[test]
+fn a_client_whose_session_is_gone_may_connect_and_is_told_so_by_its_keep_alive() {
+    run(async {
+        let cluster = Cluster::start(3).await;
+        let primary = cluster.primary().await;
+        let at = &cluster.endpoints[primary - 1];
+        let mut client = Client::open(&cluster, LONG).await;
+        let service = dial(at).await.expect("it listens");
+        cluster::call(service.close(context(), client.session)).await.expect("an answer").expect("closed");
+        // Were it refused, a client that lost its connections and then its session would look for a primary for ever.
+        client.connect_callback(at).await.expect("a callback connection for a session that is gone is taken");
+        assert_eq!(client.keep_alive().await, Err(Refusal::SessionGone));
+    });
+}

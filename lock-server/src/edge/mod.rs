@@ -146,15 +146,16 @@ impl Edge {
         Ok(())
     }
 
-    /// A callback connection shows whose it is by the nonce that opened its session.
+    /// A callback connection shows whose it is by the nonce that opened its session. One for a session that is gone is taken, for
+    /// its client hears of that by the answer to a keep-alive.
     async fn check_callback(&self, session: SessionId, nonce: u128) -> Result<(), String> {
         if self.pulse.borrow().serving.is_none() {
             return Err(not_serving(&self.handle).to_string());
         }
-        let look = move |application: &mut LockApplication| application.machine().is_opened_by(session, nonce);
+        let look = move |application: &mut LockApplication| application.machine().admits_callback(session, nonce);
         match self.handle.visit(look).await {
             Some(true) => Ok(()),
-            Some(false) => Err(format!("session {session} has ended, or was opened by somebody else: open a new one")),
+            Some(false) => Err(format!("session {session} was opened by somebody else: open a new one")),
             None => Err("too much waits at this member: try again".into()),
         }
     }

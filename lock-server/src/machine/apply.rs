@@ -77,6 +77,12 @@ impl Machine {
         self.sessions.live(session).is_some_and(|entry| entry.nonce == nonce)
     }
 
+    /// Whether a caller that shows this nonce may be called back for the session: it opened it, or the session is gone. That it
+    /// is gone a client hears by its next keep-alive, and it sends none before it can be called back.
+    pub fn admits_callback(&self, session: SessionId, nonce: u128) -> bool {
+        self.sessions.live(session).is_none_or(|entry| entry.nonce == nonce)
+    }
+
     /// Whether this session lives.
     pub fn lives(&self, session: SessionId) -> bool {
         self.sessions.live(session).is_some()
@@ -85,6 +91,11 @@ impl Machine {
     /// Who holds a lock, by session.
     pub fn holders_of(&self, name: &LockName) -> Vec<SessionId> {
         self.table.get(name).map(|lock| lock.holders().map(|tenure| tenure.session).collect()).unwrap_or_default()
+    }
+
+    /// Service time, µs since the cluster was founded.
+    pub fn service_time_us(&self) -> u64 {
+        self.time.0
     }
 
     /// How many locks are held.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use plumeria_tests::simulator::{Counters, Options, Workload, mutants, report, run};
+use plumeria_tests::simulator::{Counters, Known, Options, Workload, mutants, report, run};
 
 /// Runs whole clusters, one seed each.
 #[derive(Debug, Parser)]
@@ -27,22 +27,33 @@ struct Arguments {
     /// Puts a known bug back; every seed that fails then is a good sign.
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
+    /// Puts each known bug back, and prints a table of how long it takes to be caught.
+    #[arg(long)]
+    mutants: bool,
     /// Stops after so many failures.
     #[arg(long, default_value_t = 5)]
     failures: u64,
 }
 
+/// Seeds that a known bug may take to be caught before it counts as escaped.
+const PATIENCE_SEEDS: u64 = 5_000;
+/// Where the search for a known bug starts, one run each.
+const STARTS: [u64; 3] = [1, 1_000_001, 2_000_001];
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(name) = &arguments.mutant
-        && !mutants().contains(&name.as_str())
-    {
-        eprintln!("no known bug is called {name}; with --features mutants these are: {}", mutants().join(", "));
+    if arguments.mutants {
+        return table();
+    }
+    let known = arguments.mutant.as_ref().map(|name| (name, mutants().into_iter().find(|known| known.name == name)));
+    if let Some((name, None)) = known {
+        let names: Vec<&str> = mutants().iter().map(|known| known.name).collect();
+        eprintln!("no known bug is called {name}; with --features mutants these are: {}", names.join(", "));
         return ExitCode::from(2);
     }
     let options = Options {
         members: arguments.members,
-        workload: arguments.workload,
+        workload: arguments.workload.or(known.and_then(|(_, known)| known).and_then(|known| known.workload)),
         mutant: arguments.mutant.clone(),
         trace_lines: 0,
     };
@@ -50,6 +61,42 @@ fn main() -> ExitCode {
         Some(seed) => tell(seed, &options),
         None => run_all(&arguments, &options),
     }
+}
+
+/// How long each known bug goes unnoticed.
+fn table() -> ExitCode {
+    println!("| known bug | of | seeds | seconds | caught as |\n|---|---|---|---|---|");
+    let mut escaped = 0;
+    for known in mutants() {
+        let mut hunts: Vec<_> = STARTS.iter().map(|start| hunt(&known, *start)).collect();
+        hunts.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
+        let median = &hunts[hunts.len() / 2];
+        let Known { name, of, .. } = known;
+        match &median.rule {
+            Some(rule) => println!("| `{name}` | {of} | {} | {:.1} | {rule} |", median.seeds, median.seconds),
+            None => {
+                escaped += 1;
+                println!("| `{name}` | {of} | more than {} | {:.1} | |", median.seeds, median.seconds);
+            }
+        }
+    }
+    if escaped == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What a search came to.
+struct Hunt {
+    seeds: u64,
+    seconds: f64,
+    rule: Option<&'static str>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the time to detection is measured")]
+fn hunt(known: &Known, start: u64) -> Hunt {
+    let started = Instant::now();
+    let options = Options { mutant: Some(known.name.to_owned()), workload: known.workload, ..Options::default() };
+    let caught = (start..start + PATIENCE_SEEDS).find_map(|seed| Some((seed, run(seed, &options).failure?)));
+    let seeds = caught.as_ref().map_or(PATIENCE_SEEDS, |(seed, _)| seed + 1 - start);
+    Hunt { seeds, seconds: started.elapsed().as_secs_f64(), rule: caught.map(|(_, violation)| violation.rule) }
 }
 
 fn tell(seed: u64, options: &Options) -> ExitCode {
@@ -100,10 +147,24 @@ fn run_all(arguments: &Arguments, options: &Options) -> ExitCode {
     for name in counters.missed() {
         println!("       never {name}");
     }
+    let hours = simulated_us as f64 / 3.6e9;
     println!(
-        "{runs} runs, {failures} failed; {events} events in {seconds:.1} s, {:.0} a second; {:.0} s were simulated",
+        "{runs} seeds, {failures} failed; {events} events in {seconds:.1} s, {:.0} a second; {hours:.2} hours were simulated, {:.0} in \
+         an hour of one core",
         events as f64 / seconds,
-        simulated_us as f64 / 1e6
+        hours * 3600.0 / seconds
+    );
+    let count = |name: &str| counters.get(name);
+    println!(
+        "{} crashes, {} view changes, {} snapshots, {} changes of members; {} sessions, {} expiries, {} grants, {} hand-overs of locks",
+        count("crashes"),
+        count("view changes"),
+        count("snapshots"),
+        count("members added") + count("members removed"),
+        count("sessions opened"),
+        count("expiries"),
+        count("grants"),
+        count("hand-overs of locks"),
     );
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

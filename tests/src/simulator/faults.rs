@@ -4,7 +4,7 @@ use rsm::{Identity, Input, MemberId, Record};
 
 use super::atlas;
 use super::invariants::Check;
-use super::plan::Fault;
+use super::plan::{Fault, Workload};
 use super::store::Store;
 use super::world::{Event, World, draw_incarnation};
 
@@ -83,6 +83,9 @@ impl World {
         });
         let holder = member.store.identity.incarnation;
         records.iter().try_for_each(|record: &Record| self.invariants.durable(holder, record))?;
+        if self.plan.workload == Workload::Locks && self.dice.chance(500_000) {
+            self.lines_of_dead_member(index);
+        }
         for other in 0..self.members.len() {
             if other != index && self.network.tells_of_death(&mut self.dice, index, other) {
                 self.deliver(other, Input::Unreachable { member: MemberId(index as u64 + 1), incarnation: None });

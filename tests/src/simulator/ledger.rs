@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rsm::{Entry, Incarnation, Payload, StateMachine, Viewstamp};
+use rsm::{Entry, Incarnation, StateMachine, Viewstamp};
 
 use super::invariants::{Check, Violation};
 use super::machine::Replicated;
+use super::mutation::Mutation;
 use super::plan::Workload;
 use super::workload::register::{CommandId, Register, decode_command};
 
@@ -40,15 +41,20 @@ pub(crate) struct Ledger {
     committed: Vec<Viewstamp>,
     /// What they did, from op 1.
     ops: Vec<Op>,
-    reference: Replicated,
+    /// The machine beside the cluster; away only while an entry is executed.
+    reference: Option<Replicated>,
     /// The empty machine's.
     first_hash: u64,
     done: BTreeMap<CommandId, u64>,
 }
 
 impl Ledger {
-    pub(crate) fn new(workload: Workload) -> Self {
-        let reference = Replicated::new(workload, 0);
+    pub(crate) fn new(workload: Workload, mutation: Mutation) -> Self {
+        let mut reference = Replicated::new(workload, 0, mutation);
+        // Its effects are the grants that the checks look at.
+        if let Some(machine) = reference.locks_mut() {
+            machine.set_serving(true);
+        }
         Ledger {
             workload,
             entries: BTreeMap::new(),
@@ -56,15 +62,14 @@ impl Ledger {
             committed: Vec::new(),
             ops: Vec::new(),
             first_hash: reference.hash(),
-            reference,
+            reference: Some(reference),
             done: BTreeMap::new(),
         }
     }
 
     /// The state of everything committed.
-    #[expect(dead_code, reason = "the lock workload looks at it")]
     pub(crate) fn reference(&self) -> &Replicated {
-        &self.reference
+        self.reference.as_ref().expect("it is away only while an entry is executed")
     }
 
     /// The hash of the state in a snapshot; none if it is none.
@@ -72,7 +77,7 @@ impl Ledger {
         if self.workload == Workload::Register {
             return Register::peek(snapshot).map(|peek| peek.hash);
         }
-        let mut machine = Replicated::new(self.workload, 0);
+        let mut machine = Replicated::new(self.workload, 0, Mutation::default());
         machine.restore(snapshot).ok().map(|()| machine.hash())
     }
 
@@ -160,11 +165,11 @@ impl Ledger {
         at == viewstamp
     }
 
-    /// A primary says that all up to this viewstamp is committed.
+    /// A primary says that all up to this viewstamp is committed. Returns what is to be executed, in order.
     ///
     /// # Errors
-    /// It is not a continuation of what was committed before, or a command is in it a second time.
-    pub(crate) fn commit(&mut self, viewstamp: Viewstamp) -> Check {
+    /// It is not a continuation of what was committed before.
+    pub(crate) fn commit(&self, viewstamp: Viewstamp) -> Result<Vec<Arc<Entry>>, Violation> {
         let top = self.top();
         let mut fresh = Vec::new();
         let mut at = viewstamp;
@@ -179,31 +184,35 @@ impl Ledger {
             let detail = format!("{viewstamp} is said to be committed; below it is {at}, but {top} was committed");
             return Err(Violation::new("committed entries never change", detail));
         }
-        for entry in fresh.into_iter().rev() {
-            self.execute(&entry)?;
-        }
-        Ok(())
+        fresh.reverse();
+        Ok(fresh)
     }
 
-    fn execute(&mut self, entry: &Entry) -> Check {
+    /// An entry is executed now, by the caller, on the machine that it is given.
+    pub(crate) fn begin(&mut self, entry: &Entry) -> Replicated {
         self.committed.push(entry.viewstamp);
-        match &entry.payload {
-            Payload::Barrier => self.ops.push(Op { hash: self.reference.hash(), command: None }),
-            Payload::Batch(commands) => {
-                for (command, op) in commands.iter().zip(entry.first_op()..) {
-                    self.reference.apply(op, command);
-                    let id = if self.workload == Workload::Register { decode_command(command) } else { None };
-                    self.ops.push(Op { hash: self.reference.hash(), command: id });
-                    let before = id.and_then(|id| self.done.insert(id, op));
-                    if let Some(before) = before {
-                        let detail = format!("command {id:?} is op {before} and op {op}");
-                        return Err(Violation::new("a command is executed at most once", detail));
-                    }
-                }
+        self.reference.take().expect("one entry is executed at a time")
+    }
+
+    /// The entry was executed.
+    pub(crate) fn end(&mut self, reference: Replicated) {
+        self.reference = Some(reference);
+    }
+
+    /// An op was executed; `command` is none for a barrier.
+    ///
+    /// # Errors
+    /// The command was executed before.
+    pub(crate) fn executed(&mut self, op: u64, hash: u64, command: Option<&[u8]>) -> Check {
+        let id = command.filter(|_| self.workload == Workload::Register).and_then(decode_command);
+        self.ops.push(Op { hash, command: id });
+        match id.and_then(|id| self.done.insert(id, op)) {
+            None => Ok(()),
+            Some(before) => {
+                let detail = format!("command {id:?} is op {before} and op {op}");
+                Err(Violation::new("a command is executed at most once", detail))
             }
         }
-        self.reference.take_fresh();
-        Ok(())
     }
 
     /// Where a command was executed.

@@ -3,8 +3,10 @@
 //! Each op's number and the state's hash after it are kept until they are taken: the checks compare them with the one
 //! history. They are no part of the state.
 
+use lock_server::machine::Machine;
 use rsm::StateMachine;
 
+use super::mutation::Mutation;
 use super::plan::Workload;
 use super::workload::kv::Kv;
 use super::workload::register::Register;
@@ -21,7 +23,7 @@ pub(crate) struct Executed {
 pub(crate) enum Service {
     Register(Register),
     Kv(Kv),
-    Locks(Box<lock_server::machine::Machine>),
+    Locks(Box<Machine>),
 }
 
 /// A machine that is watched.
@@ -37,11 +39,11 @@ pub(crate) struct Replicated {
 
 impl Replicated {
     /// The empty machine of a workload; `ballast_bytes` makes a register's snapshots larger.
-    pub(crate) fn new(workload: Workload, ballast_bytes: usize) -> Self {
+    pub(crate) fn new(workload: Workload, ballast_bytes: usize, mutation: Mutation) -> Self {
         let service = match workload {
             Workload::Register => Service::Register(Register::new(ballast_bytes)),
             Workload::Kv => Service::Kv(Kv::default()),
-            Workload::Locks => Service::Locks(Box::default()),
+            Workload::Locks => Service::Locks(Box::new(mutation.put_into_machine(Machine::default()))),
         };
         Replicated { service, op: 0, fresh: Vec::new(), disorder: None }
     }
@@ -56,17 +58,15 @@ impl Replicated {
         self.op
     }
 
-    #[expect(dead_code, reason = "the lock workload looks at it")]
     /// The lock machine, where it is one.
-    pub(crate) fn locks(&self) -> Option<&lock_server::machine::Machine> {
+    pub(crate) fn locks(&self) -> Option<&Machine> {
         match &self.service {
             Service::Locks(machine) => Some(machine),
             _ => None,
         }
     }
 
-    #[expect(dead_code, reason = "the lock workload looks at it")]
-    pub(crate) fn locks_mut(&mut self) -> Option<&mut lock_server::machine::Machine> {
+    pub(crate) fn locks_mut(&mut self) -> Option<&mut Machine> {
         match &mut self.service {
             Service::Locks(machine) => Some(machine),
             _ => None,

@@ -11,6 +11,7 @@ use super::mutation::Mutation;
 use super::plan::Plan;
 use super::store::Store;
 use super::workload::asking::address_of;
+use super::workload::locks::Edge;
 
 /// A local clock: starts anywhere, and runs at its own rate.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,8 @@ pub(crate) struct Process {
     /// The store is at work.
     pub(crate) flushing: bool,
     pub(crate) serving: bool,
+    /// Of the lock service.
+    pub(crate) edge: Edge,
 }
 
 impl Member {
@@ -98,7 +101,7 @@ impl Member {
             log_capacity_bytes: plan.log_capacity_bytes,
         };
         let clock = Clock { started_at: now, offset: dice.below(MILLION * 1000), rate: dice.between(plan.clock_rate) };
-        let machine = Replicated::new(plan.workload, plan.ballast_bytes);
+        let machine = Replicated::new(plan.workload, plan.ballast_bytes, self.mutation);
         let recovered = self.store.recovered();
         let replica = Replica::new(settings, recovered, machine, dice.number(), clock.read(now))?;
         self.process = Some(Process {
@@ -111,6 +114,7 @@ impl Member {
             held: Vec::new(),
             flushing: false,
             serving: false,
+            edge: Edge::new(self.mutation),
         });
         Ok(())
     }

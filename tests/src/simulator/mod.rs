@@ -37,7 +37,7 @@ use std::sync::Once;
 
 pub use counters::{Counters, MUST_BE_REACHED};
 pub use invariants::Violation;
-pub use mutation::mutants;
+pub use mutation::{Known, mutants};
 pub use plan::Workload;
 use world::World;
 
@@ -86,9 +86,11 @@ thread_local! {
 pub fn run(seed: u64, options: &Options) -> Outcome {
     catch_panics();
     let mut world = World::new(seed, options);
+    world.mutation.switch_clients();
     PANIC.set(Some(String::new()));
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));
     let panic = PANIC.take().unwrap_or_default();
+    mutation::Mutation::default().switch_clients();
     let failure = match result {
         Ok(check) => check.err(),
         Err(_) => Some(Violation { rule: "no assertion fails", detail: panic }),

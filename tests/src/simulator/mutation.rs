@@ -1,53 +1,143 @@
 //! Known bugs, put back one at a time: a net that catches none of them would catch no others either.
+//!
+//! They stand in the crates whose rules they break. The machine beside the cluster has the bug, too: a machine that is wrong
+//! on all members alike has to be caught by what it does.
 
-use rsm::Replica;
+use super::plan::Workload;
 
-use super::machine::Replicated;
+#[cfg(not(feature = "mutants"))]
+pub(crate) use absent::Mutation;
+#[cfg(feature = "mutants")]
+pub(crate) use present::Mutation;
 
-/// The bug that is put back; none in a normal build.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Mutation {
-    #[cfg(feature = "mutants")]
-    mutant: Option<rsm::mutant::Mutant>,
+/// A known bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// The crate that has it.
+    pub of: &'static str,
+    /// The workload that can show it; none for any.
+    pub workload: Option<Workload>,
 }
 
-/// The names of all known bugs that this build can put back.
-pub fn mutants() -> Vec<&'static str> {
+/// All known bugs that this build can put back.
+pub fn mutants() -> Vec<Known> {
     #[cfg(feature = "mutants")]
-    return rsm::mutant::MUTANTS.iter().map(|(name, _)| *name).collect();
+    return present::all();
     #[cfg(not(feature = "mutants"))]
     Vec::new()
 }
 
 #[cfg(feature = "mutants")]
-impl Mutation {
-    /// The bug of that name; none if there is no such bug.
-    pub(crate) fn named(name: Option<&str>) -> Mutation {
-        let found = rsm::mutant::MUTANTS.iter().find(|(known, _)| Some(*known) == name);
-        Mutation { mutant: found.map(|(_, mutant)| *mutant) }
+mod present {
+    use lock_server::machine::Machine;
+    use lock_server::primary::{Revoker, Ticker};
+    use rsm::Replica;
+
+    use super::{Known, Workload};
+    use crate::simulator::machine::Replicated;
+
+    /// Bugs that this simulator cannot show: they are in what the real shells do, or need what it has not.
+    const ELSEWHERE: [&str; 1] = ["ignores-force"];
+
+    /// The bug that is put back.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub(crate) struct Mutation {
+        replica: Option<rsm::mutant::Mutant>,
+        server: Option<lock_server::mutant::Mutant>,
+        client: Option<lock_client::mutant::Mutant>,
     }
 
-    pub(crate) fn put_into(self, replica: Replica<Replicated>) -> Replica<Replicated> {
-        replica.with_mutant(self.mutant)
+    pub(super) fn all() -> Vec<Known> {
+        let replica = rsm::mutant::MUTANTS.iter().chain(&rsm::mutant::MORE_MUTANTS);
+        let replica = replica.map(|(name, _)| Known { name, of: "rsm", workload: None });
+        let locks = Some(Workload::Locks);
+        let server = lock_server::mutant::MUTANTS.iter();
+        let server = server.map(|(name, _)| Known { name, of: "lock-server", workload: locks });
+        let client = lock_client::mutant::MUTANTS.iter();
+        let client = client.map(|(name, _)| Known { name, of: "lock-client", workload: locks });
+        replica.chain(server).chain(client).filter(|known| !ELSEWHERE.contains(&known.name)).collect()
     }
 
-    /// A store that lost its memory keeps its incarnation.
-    pub(crate) fn is_amnesia(self) -> bool {
-        self.mutant == Some(rsm::mutant::Mutant::Amnesia)
+    impl Mutation {
+        /// The bug of that name; none if there is no such bug.
+        pub(crate) fn named(name: Option<&str>) -> Mutation {
+            let mut replica = rsm::mutant::MUTANTS.iter().chain(&rsm::mutant::MORE_MUTANTS);
+            let mut server = lock_server::mutant::MUTANTS.iter();
+            let mut client = lock_client::mutant::MUTANTS.iter();
+            Mutation {
+                replica: replica.find(|(known, _)| Some(*known) == name).map(|(_, mutant)| *mutant),
+                server: server.find(|(known, _)| Some(*known) == name).map(|(_, mutant)| *mutant),
+                client: client.find(|(known, _)| Some(*known) == name).map(|(_, mutant)| *mutant),
+            }
+        }
+
+        pub(crate) fn put_into(self, replica: Replica<Replicated>) -> Replica<Replicated> {
+            replica.with_mutant(self.replica)
+        }
+
+        pub(crate) fn put_into_machine(self, machine: Machine) -> Machine {
+            machine.with_mutant(self.server)
+        }
+
+        pub(crate) fn put_into_revoker(self, revoker: Revoker) -> Revoker {
+            revoker.with_mutant(self.server)
+        }
+
+        pub(crate) fn put_into_ticker<A>(self, ticker: Ticker<A>) -> Ticker<A> {
+            ticker.with_mutant(self.server)
+        }
+
+        /// All clients of this thread have the bug from now on, or none.
+        pub(crate) fn switch_clients(self) {
+            lock_client::mutant::switch_on(self.client);
+        }
+
+        /// A store that lost its memory keeps its incarnation.
+        pub(crate) fn is_amnesia(self) -> bool {
+            self.replica == Some(rsm::mutant::Mutant::Amnesia)
+        }
     }
 }
 
 #[cfg(not(feature = "mutants"))]
-impl Mutation {
-    pub(crate) fn named(_: Option<&str>) -> Mutation {
-        Mutation {}
-    }
+mod absent {
+    use lock_server::machine::Machine;
+    use lock_server::primary::{Revoker, Ticker};
+    use rsm::Replica;
 
-    pub(crate) fn put_into(self, replica: Replica<Replicated>) -> Replica<Replicated> {
-        replica
-    }
+    use crate::simulator::machine::Replicated;
 
-    pub(crate) fn is_amnesia(self) -> bool {
-        false
+    /// Nothing, in a normal build.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub(crate) struct Mutation {}
+
+    impl Mutation {
+        pub(crate) fn named(_: Option<&str>) -> Mutation {
+            Mutation {}
+        }
+
+        pub(crate) fn put_into(self, replica: Replica<Replicated>) -> Replica<Replicated> {
+            replica
+        }
+
+        pub(crate) fn put_into_machine(self, machine: Machine) -> Machine {
+            machine
+        }
+
+        pub(crate) fn put_into_revoker(self, revoker: Revoker) -> Revoker {
+            revoker
+        }
+
+        pub(crate) fn put_into_ticker<A>(self, ticker: Ticker<A>) -> Ticker<A> {
+            ticker
+        }
+
+        pub(crate) fn switch_clients(self) {}
+
+        pub(crate) fn is_amnesia(self) -> bool {
+            false
+        }
     }
 }

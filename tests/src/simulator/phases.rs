@@ -4,6 +4,8 @@ use rsm::Standing;
 
 use super::atlas;
 use super::invariants::{Check, Violation};
+use super::plan::Workload;
+use super::workload::locks::LockEvent;
 use super::world::{Event, World};
 
 /// Within this time of the last fault a primary serves, and again within this time all are in sync and equal, µs.
@@ -30,12 +32,19 @@ impl World {
             let wait = self.dice.between(self.plan.think_us);
             self.schedule(wait, Event::Ask(client));
         }
+        if self.plan.workload == Workload::Locks {
+            self.begin_locks();
+        }
         if self.plan.founded_in_peace {
             self.expect("a founded cluster serves", |world| world.invariants.has_served())?;
         }
         self.unsafe_now = true;
         let wait = self.dice.spread(self.plan.fault_every_us);
         self.schedule(wait, Event::Fault);
+        if self.plan.workload == Workload::Locks {
+            let wait = self.dice.spread(self.plan.locks.fault_every_us);
+            self.schedule(wait, Event::Lock(LockEvent::Fault));
+        }
         self.run_until(self.now + self.plan.unsafe_us, |_| false)?;
         self.make_safe();
         let safe_at = self.now;
@@ -65,6 +74,7 @@ impl World {
                 process.paused_until = 0;
             }
         }
+        self.make_clients_safe();
         self.trace.note(self.now, [8, 0, 0], || "the faults are over".to_owned());
     }
 
@@ -116,6 +126,9 @@ impl World {
         self.expect("after the faults all serve and are in sync", |world| {
             world.answers_ok >= answers + PROOF_ANSWERS && world.is_in_order()
         })?;
+        if self.plan.workload == Workload::Locks {
+            self.locks_come_to_rest()?;
+        }
         self.clients_rest = true;
         self.expect("all members come to the same state", |world| world.is_in_order() && world.is_equal())?;
         self.run_until((safe_at + SETTLE_US).max(self.now), |_| false)?;
@@ -160,7 +173,7 @@ impl World {
     }
 
     /// Where everybody stands, for people.
-    fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let committed = self.invariants.ledger.top();
         let lines = self.members.iter().map(|member| {
             let name = member.store.identity.member;

@@ -7,6 +7,7 @@ use rsm::Timing;
 
 use super::Options;
 use super::dice::{Dice, MILLION};
+use super::workload::locks::LockPlan;
 
 /// What is replicated, and what clients do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +126,8 @@ pub(crate) struct StorePlan {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) workload: Workload,
+    /// For the lock service.
+    pub(crate) locks: LockPlan,
     pub(crate) members: usize,
     pub(crate) clients: usize,
     /// How long faults happen, µs.
@@ -159,13 +162,15 @@ impl Plan {
     /// that a seed's other choices stay what they were.
     pub(crate) fn draw(dice: &mut Dice, seed: u64, options: &Options) -> Plan {
         let mut later = Dice::new(!seed);
-        let workload = *later.pick(&[Workload::Register, Workload::Kv]);
+        let workload = *later.pick(&[Workload::Register, Workload::Kv, Workload::Locks, Workload::Locks]);
         let workload = options.workload.unwrap_or(workload);
+        let locks = LockPlan::draw(&mut later);
         let members = options.members;
         let drawn = [3, 3, 3, 3, 3, 3, 5, 5, 5, 1][dice.index(10)];
         let snapshot_every_bytes = dice.spread((2 << 10, 256 << 10)) as usize;
-        Plan {
+        let mut plan = Plan {
             workload,
+            locks,
             members: members.unwrap_or(drawn),
             clients: dice.between((1, 5)) as usize,
             unsafe_us: dice.between((2_000_000, 12_000_000)),
@@ -184,7 +189,12 @@ impl Plan {
             clock_rate: if dice.chance(500_000) { (900_000, 1_100_000) } else { (MILLION, MILLION) },
             group_us: (0, dice.spread((1, 2_000))),
             majority_first: dice.chance(500_000),
+        };
+        if workload == Workload::Locks {
+            plan.clock_rate = plan.locks.clock_rate;
+            plan.ballast_bytes = 0;
         }
+        plan
     }
 
     fn draw_timing(dice: &mut Dice) -> Timing {

@@ -4,6 +4,7 @@
 use rsm::{Input, Message, Output, Token};
 
 use super::invariants::{Check, Run, Violation};
+use super::plan::Workload;
 use super::trace::{brief, brief_record};
 use super::world::{Event, World};
 
@@ -151,7 +152,18 @@ impl World {
             self.invariants.counters.hit("crashes in the midst of an output");
             return self.crash_and_return(index);
         }
+        if self.plan.workload == Workload::Locks {
+            self.edge_after_step(index, out.serving);
+            self.check_ended_sessions()?;
+        }
         for (tag, answer) in out.answers {
+            if self.plan.workload == Workload::Locks {
+                if !self.on_command_answered(index, tag, answer) {
+                    let detail = format!("tag {tag} by member {}", index + 1);
+                    return Err(Violation::new("a command is answered once", detail));
+                }
+                continue;
+            }
             let Some((client, wish)) = self.asking.attempts.close(tag) else {
                 return Err(Violation::new("a command is answered once", format!("tag {tag} by member {}", index + 1)));
             };

@@ -15,9 +15,10 @@ use super::ledger::Ledger;
 use super::member::Member;
 use super::mutation::Mutation;
 use super::network::Network;
-use super::plan::Plan;
+use super::plan::{Plan, Workload};
 use super::trace::Trace;
 use super::workload::asking::{Asking, Client, address_of};
+use super::workload::locks::{LockEvent, LockWorld};
 
 /// Something that happens to somebody. Members and clients by index.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(crate) enum Event {
     Timeout { client: usize, tag: Tag },
     /// Something goes wrong.
     Fault,
+    /// Something happens in the lock service.
+    Lock(LockEvent),
 }
 
 #[derive(Debug)]
@@ -92,6 +95,8 @@ pub(crate) struct World {
     pub(crate) network: Network,
     /// Clients of register and map.
     pub(crate) asking: Asking,
+    /// Clients of the lock service, and their connections.
+    pub(crate) locks: LockWorld,
     /// Clients begin no new commands.
     pub(crate) clients_rest: bool,
     /// Answers that said OK.
@@ -116,11 +121,20 @@ impl World {
         });
         let members: Vec<Member> = members.collect();
         let listed = (0..plan.members).map(|index| (MemberId(index as u64 + 1), address_of(index), Kind::Replica));
-        let clients = (0..plan.clients as u64).map(Client::new).collect();
+        let mut later = Dice::new(!seed);
+        let locks = match plan.workload {
+            Workload::Locks => LockWorld::new(&plan.locks, &mut later),
+            _ => LockWorld::default(),
+        };
+        let asking = if plan.workload == Workload::Locks { 0 } else { plan.clients };
+        let clients = (0..asking as u64).map(Client::new).collect();
+        let mut invariants = Invariants::new(Ledger::new(plan.workload, mutation));
+        invariants.locks.rate_max = plan.clock_rate.1;
         World {
             founding: Founding { name: "simulated".into(), members: listed.collect(), mode: "durable".into() },
             network: Network::new(plan.members, plan.network.clone()),
             asking: Asking { clients, ..Asking::default() },
+            locks,
             wiped: vec![false; plan.members],
             members,
             dice,
@@ -131,7 +145,7 @@ impl World {
             runs: 0,
             clients_rest: false,
             answers_ok: 0,
-            invariants: Invariants::new(Ledger::new(plan.workload)),
+            invariants,
             trace: Trace::new(options.trace_lines),
             unsafe_now: false,
             mutation,
@@ -194,6 +208,7 @@ impl World {
             Event::Answer { client, tag, answer } => return self.on_answer(client, tag, answer),
             Event::Timeout { client, tag } => self.on_timeout(client, tag),
             Event::Fault => return self.on_fault(),
+            Event::Lock(event) => return self.on_lock(event),
         }
         Ok(())
     }

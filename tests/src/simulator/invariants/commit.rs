@@ -1,9 +1,9 @@
 //! An entry is committed only while a majority of the view's in-sync members hold it durably, and the barrier; at most one
 //! run of one member commits in a view; committed entries never change.
 
-use rsm::{Identity, View, Viewstamp};
+use rsm::{Entry, Identity, Payload, StateMachine, View, Viewstamp};
 
-use super::{Check, Invariants, Run, Violation};
+use super::{Check, Invariants, Run, Seen, Violation};
 use crate::simulator::trace::brief_view;
 
 impl Invariants {
@@ -37,6 +37,28 @@ impl Invariants {
             let what = format!("{holders} in-sync members of {} hold it durably", brief_view(view));
             return wrong("a majority holds what is committed", &what);
         }
-        self.ledger.commit(commit)
+        self.ledger.commit(commit)?.iter().try_for_each(|entry| self.execute(entry))
+    }
+
+    /// Executes a committed entry on the machine beside the cluster. Each op is seen with the state after it.
+    fn execute(&mut self, entry: &Entry) -> Check {
+        let mut reference = self.ledger.begin(entry);
+        match &entry.payload {
+            Payload::Barrier => self.ledger.executed(entry.viewstamp.op, reference.hash(), None)?,
+            Payload::Batch(commands) => {
+                for (command, op) in commands.iter().zip(entry.first_op()..) {
+                    let reply = reference.apply(op, command);
+                    self.ledger.executed(op, reference.hash(), Some(command))?;
+                    if let Some(machine) = reference.locks_mut() {
+                        let effects = machine.take_effects();
+                        let view = entry.viewstamp.view;
+                        self.seen(&Seen { view, op, command, reply: &reply, machine, effects })?;
+                    }
+                }
+            }
+        }
+        reference.take_fresh();
+        self.ledger.end(reference);
+        Ok(())
     }
 }

@@ -16,11 +16,33 @@
 //! | Executed histories are one history: every replica's hash is equal at equal op. | S9 | `history` |
 //! | An answered command is executed once, and in real-time order. | S9, linearizability | `answers` |
 //! | Each step's output is bounded. | bounds | `bounds` |
+//!
+//! Of the lock service, on each committed op (`lock_truth` sees them and keeps the notes) or in the clients themselves:
+//!
+//! | sentence | source | file |
+//! |---|---|---|
+//! | At most one exclusive holder, and no shared one beside it: in the table, and by the clients' valid guards in true time. | Chubby 2.4; sections 5, 6 | `lock_holders` |
+//! | No guard is valid past its session. | section 5 | `lock_holders` |
+//! | The tokens of a lock's grants increase strictly, over fail-over too. | section 6 | `lock_tokens` |
+//! | No expired session is granted a lock, and none is left to it after the sweeps. | section 5 | `lock_sessions` |
+//! | Each request is executed at most once. | section 5, duplicate window | `lock_requests` |
+//! | A cancelled waiter is never granted. | section 6 | `lock_requests`, and in the clients `users.rs` |
+//! | Waiters are served in the order of the log. | section 6 | `lock_order` |
+//! | Service time is never faster than true time. | section 5 | `lock_time` |
+//! | What a lock guards takes no older tenure's write after a newer one's, and refuses only what has ended. | section 6 | `lock_fencing` |
 
 mod answers;
 mod bounds;
 mod commit;
 mod history;
+mod lock_fencing;
+mod lock_holders;
+mod lock_order;
+mod lock_requests;
+mod lock_sessions;
+mod lock_time;
+mod lock_tokens;
+mod lock_truth;
 mod promises;
 mod records;
 mod serving;
@@ -33,6 +55,8 @@ use rsm::{MemberId, View};
 
 use super::counters::Counters;
 use super::ledger::Ledger;
+use lock_truth::LockTruth;
+pub(crate) use lock_truth::Seen;
 
 /// A sentence that did not hold, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +84,7 @@ pub(crate) type Run = u64;
 pub(crate) struct Invariants {
     pub(crate) ledger: Ledger,
     pub(crate) counters: Counters,
+    pub(crate) locks: LockTruth,
     views: BTreeMap<u64, View>,
     /// Who served in a view, in which run.
     served: BTreeMap<u64, (MemberId, Run)>,
@@ -73,6 +98,7 @@ impl Invariants {
         Invariants {
             ledger,
             counters: Counters::default(),
+            locks: LockTruth::default(),
             views: BTreeMap::new(),
             served: BTreeMap::new(),
             last_server: None,

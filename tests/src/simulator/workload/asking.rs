@@ -83,11 +83,12 @@ impl Client {
 
 /// A member's address in the simulator.
 pub(crate) fn address_of(index: usize) -> String {
-    format!("member-{}", index + 1)
+    format!("member-{}:1", index + 1)
 }
 
-fn index_of(address: &str) -> Option<usize> {
-    address.strip_prefix("member-")?.parse::<usize>().ok()?.checked_sub(1)
+/// Whose address it is.
+pub(crate) fn index_of(address: &str) -> Option<usize> {
+    address.strip_prefix("member-")?.strip_suffix(":1")?.parse::<usize>().ok()?.checked_sub(1)
 }
 
 /// Attempts under way, by tag.
@@ -98,10 +99,16 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
-    fn open(&mut self, client: usize, wish: Wish) -> Tag {
+    /// Names a command.
+    pub(crate) fn next_tag(&mut self) -> Tag {
         self.last += 1;
-        self.open.insert(self.last, (client, wish));
         self.last
+    }
+
+    fn open(&mut self, client: usize, wish: Wish) -> Tag {
+        let tag = self.next_tag();
+        self.open.insert(tag, (client, wish));
+        tag
     }
 
     /// A core answers it; none if it was answered before.

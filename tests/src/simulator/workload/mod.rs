@@ -2,4 +2,5 @@
 
 pub(crate) mod asking;
 pub(crate) mod kv;
+pub(crate) mod locks;
 pub(crate) mod register;

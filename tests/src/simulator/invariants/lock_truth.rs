@@ -1,0 +1,172 @@
+//! What the checks of the lock service remember: they see each op once, when it is committed first, with the state after it.
+//!
+//! Why it is right: the state is that of a machine beside the cluster that executes what is committed and nothing else. The
+//! checks keep their own small notes of it (who waits, who was granted what), so that a machine that is wrong on all
+//! members alike is seen, too.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use lock_protocol::{Command, FencingToken, LockName, Outcome, RequestNumber, Requeued, SessionId};
+use lock_server::machine::{Effect, Machine, Op, Reply};
+
+use super::{Check, Invariants, Run, Violation};
+
+/// An op that was committed, and what it did.
+#[derive(Debug)]
+pub(crate) struct Seen<'a> {
+    pub(crate) view: u64,
+    pub(crate) op: u64,
+    pub(crate) command: &'a [u8],
+    pub(crate) reply: &'a [u8],
+    pub(crate) machine: &'a Machine,
+    pub(crate) effects: Vec<Effect>,
+}
+
+/// A grant that an op made.
+#[derive(Clone, Debug)]
+pub(super) struct Granted {
+    pub(super) session: SessionId,
+    pub(super) acquire: RequestNumber,
+    pub(super) name: LockName,
+    pub(super) token: FencingToken,
+}
+
+/// The notes.
+#[derive(Debug, Default)]
+pub(crate) struct LockTruth {
+    /// The greatest rate of any clock, millionths.
+    pub(crate) rate_max: u64,
+    /// Sessions that live, with their nonces.
+    pub(super) sessions: BTreeMap<SessionId, u128>,
+    /// Sessions that ended since the world looked.
+    pub(crate) ended: Vec<SessionId>,
+    /// Who waits, in the order of the log.
+    pub(super) queues: BTreeMap<LockName, Vec<(SessionId, RequestNumber)>>,
+    pub(super) last_token: BTreeMap<LockName, FencingToken>,
+    /// What was granted for which request.
+    pub(super) granted: BTreeMap<(SessionId, RequestNumber), FencingToken>,
+    pub(super) cancelled: BTreeSet<(SessionId, RequestNumber)>,
+    /// Ticks that primaries made: when, and their bytes.
+    pub(super) ticks: BTreeMap<Run, VecDeque<(u64, Vec<u8>)>>,
+    /// Service time ahead of true time at the last tick, millionths of µs.
+    pub(super) ahead: Option<i128>,
+    /// Grants in the name's log, and to how many sessions in a row.
+    pub(super) last_holder: BTreeMap<LockName, SessionId>,
+}
+
+impl Invariants {
+    /// An op was committed.
+    pub(crate) fn seen(&mut self, seen: &Seen<'_>) -> Check {
+        let (Ok(op), Ok(reply)) = (Op::decode(seen.command), Reply::decode(seen.reply)) else {
+            return Err(Violation::new("ops and replies decode", format!("op {}: {:?}", seen.op, seen.command)));
+        };
+        let mut granted = Vec::new();
+        match (&op, &reply) {
+            (Op::Open(open), Reply::Opened(opened)) => {
+                if opened.session.0 == seen.op {
+                    self.locks.sessions.insert(opened.session, open.nonce);
+                } else {
+                    self.counters.hit("opens repeated");
+                }
+            }
+            (Op::Request { session, request, .. }, Reply::Outcome(outcome)) => {
+                self.note_request(seen, *session, request.number, &request.command, outcome, &mut granted);
+            }
+            (Op::Tick { .. }, Reply::Ticked { expired, .. }) => {
+                self.ticked(seen)?;
+                self.counters.add("expiries", *expired);
+                if *expired >= 3 {
+                    self.counters.hit("mass expiries");
+                }
+            }
+            (Op::Sweep, Reply::Swept { more: false }) => self.nothing_of_the_dead(seen)?,
+            _ => {}
+        }
+        self.note_ends(seen.machine);
+        for effect in &seen.effects {
+            if let Effect::Granted { session, name, acquire, token, .. } = effect {
+                let (session, acquire, token) = (*session, *acquire, *token);
+                granted.push(Granted { session, acquire, name: name.clone(), token });
+                self.counters.hit("grants to waiters");
+            }
+        }
+        self.check_grants(seen, &granted)
+    }
+
+    fn check_grants(&mut self, seen: &Seen<'_>, granted: &[Granted]) -> Check {
+        self.in_order_of_arrival(granted)?;
+        for grant in granted {
+            self.counters.hit("grants");
+            self.grant_has_a_new_token(seen, grant)?;
+            self.grant_is_the_first_for_its_request(grant)?;
+            self.grant_was_not_cancelled(grant)?;
+            self.grant_is_to_the_living(grant)?;
+            self.holders_agree(seen, &grant.name)?;
+            let before = self.locks.last_holder.insert(grant.name.clone(), grant.session);
+            if before.is_some_and(|before| before != grant.session) {
+                self.counters.hit("hand-overs of locks");
+            }
+        }
+        Ok(())
+    }
+
+    fn note_request(
+        &mut self,
+        seen: &Seen<'_>,
+        session: SessionId,
+        number: RequestNumber,
+        command: &Command,
+        outcome: &Outcome,
+        granted: &mut Vec<Granted>,
+    ) {
+        let name = command.name().clone();
+        let place = match (command, outcome) {
+            (Command::Acquire { .. }, Outcome::Granted { token, .. })
+            | (Command::Release { .. }, Outcome::Released { requeued: Some(Requeued::Granted { token, .. }) }) => {
+                Some(Some(*token))
+            }
+            (Command::Acquire { .. }, Outcome::Queued)
+            | (Command::Release { .. }, Outcome::Released { requeued: Some(Requeued::Queued) }) => Some(None),
+            _ => None,
+        };
+        match place {
+            Some(Some(token)) if token.0 == seen.op => granted.push(Granted { session, acquire: number, name, token }),
+            Some(Some(_)) => self.counters.hit("grants asked for again"),
+            Some(None) => {
+                let queue = self.locks.queues.entry(name).or_default();
+                if queue.contains(&(session, number)) {
+                    self.counters.hit("queued acquires asked for again");
+                } else {
+                    queue.push((session, number));
+                }
+            }
+            None => {}
+        }
+        if let (Command::Cancel { name, acquire }, Outcome::Cancelled) = (command, outcome) {
+            if self.locks.granted.contains_key(&(session, *acquire)) {
+                self.counters.hit("cancels that met their grant");
+            }
+            self.locks.cancelled.insert((session, *acquire));
+            if let Some(queue) = self.locks.queues.get_mut(name) {
+                queue.retain(|waiter| *waiter != (session, *acquire));
+            }
+        }
+        if *outcome == Outcome::Gone || *outcome == Outcome::BelowFloor {
+            self.counters.hit("requests repeated too late");
+        }
+    }
+
+    /// Sessions that this op ended wait no longer.
+    fn note_ends(&mut self, machine: &Machine) {
+        let ended =
+            |(session, nonce): (&SessionId, &u128)| (!machine.is_opened_by(*session, *nonce)).then_some(*session);
+        let ended: Vec<SessionId> = self.locks.sessions.iter().filter_map(ended).collect();
+        for session in &ended {
+            self.locks.sessions.remove(session);
+            for queue in self.locks.queues.values_mut() {
+                queue.retain(|(waiter, _)| waiter != session);
+            }
+        }
+        self.locks.ended.extend(ended);
+    }
+}

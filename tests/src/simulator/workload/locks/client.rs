@@ -1,0 +1,507 @@
+//! A client process: it opens a session, dials, and carries out what the session's core decides.
+
+use lock_client::cores::{
+    CacheLimits, LinkId, LockSession, OpenStep, Opening, Route, SessionEffect, SessionEvent, Stage,
+};
+use lock_client::{Endpoint, LockName};
+use lock_protocol::{ClientIdentity, FencingToken, Open, SessionId};
+
+use super::clock::ClientClock;
+use super::line::{LineId, Packet};
+use super::plan::LockPlan;
+use super::users::{User, Waiter};
+use super::{ClientRun, LockEvent};
+use crate::simulator::dice::Dice;
+use crate::simulator::invariants::Check;
+use crate::simulator::workload::asking::{address_of, index_of};
+use crate::simulator::world::{Event, World};
+
+/// A dial and hello take at most so long, µs.
+const DIAL_TIMEOUT_US: u64 = 1_000_000;
+/// So does the answer to an open.
+const OPEN_TIMEOUT_US: u64 = 3_000_000;
+/// Attempts to open are numbered from here, so that they are no links of a session.
+const FIRST_OPENING: u64 = 1 << 32;
+/// A hook that failed, or that found no lease, is called again after so long, µs.
+const HOOK_PAUSE_US: u64 = 50_000;
+
+/// A client machine, and the process on it.
+#[derive(Debug)]
+pub(crate) struct LockClient {
+    pub(crate) run: ClientRun,
+    pub(crate) clock: ClientClock,
+    /// Process or machine stands still until then, true time.
+    pub(crate) paused_until: u64,
+    pub(crate) state: State,
+    pub(crate) users: Vec<User>,
+    /// How many locks were had again at the end of the run.
+    pub(crate) probed: usize,
+    looks_at: Option<u64>,
+}
+
+/// How far it is.
+#[derive(Debug)]
+pub(crate) enum State {
+    Down,
+    Opening(Box<Opener>),
+    Open(Box<Opened>),
+}
+
+/// The search for a session.
+#[derive(Debug)]
+pub(crate) struct Opener {
+    opening: Opening,
+    route: Route,
+    endpoint: Endpoint,
+    attempt: u64,
+    line: Option<LineId>,
+}
+
+/// A session.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) session: LockSession<Waiter>,
+    nonce: u128,
+    link: LinkId,
+    endpoint: Endpoint,
+    service: Option<LineId>,
+    callback: Option<LineId>,
+    connected: bool,
+    /// A callback connection was dialled and not welcomed yet.
+    callback_pending: bool,
+    suspended: bool,
+}
+
+impl LockClient {
+    pub(crate) fn new(plan: &LockPlan, dice: &mut Dice) -> Self {
+        LockClient {
+            run: 0,
+            clock: ClientClock::new(dice, plan.clock_rate),
+            paused_until: 0,
+            state: State::Down,
+            users: Vec::new(),
+            probed: 0,
+            looks_at: None,
+        }
+    }
+
+    pub(crate) fn stands_until(&self) -> u64 {
+        self.paused_until
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(self.state, State::Down)
+    }
+
+    /// Everything it knew is gone.
+    pub(crate) fn die(&mut self, run: ClientRun) {
+        self.run = run;
+        self.state = State::Down;
+        self.users.clear();
+        self.looks_at = None;
+    }
+
+    pub(crate) fn opened(&self) -> Option<&Opened> {
+        if let State::Open(opened) = &self.state { Some(opened) } else { None }
+    }
+
+    pub(crate) fn opened_mut(&mut self) -> Option<&mut Opened> {
+        if let State::Open(opened) = &mut self.state { Some(opened) } else { None }
+    }
+
+    /// Its session, where it has one.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        self.opened().map(|opened| opened.session.id())
+    }
+}
+
+impl World {
+    // ----- opening
+
+    pub(crate) fn on_client_start(&mut self, client: usize) {
+        if !self.locks.clients[client].is_down() || self.clients_rest {
+            return;
+        }
+        let run = self.locks.next_run();
+        let nonce = self.draw_nonce();
+        let endpoints = (0..self.members.len()).map(|index| endpoint(&address_of(index))).collect();
+        let mut route = Route::new(endpoints).expect("a cluster has members");
+        let (first, _) = route.next_server();
+        let identity = ClientIdentity { client: format!("client-{client}"), ..ClientIdentity::default() };
+        let opening = Opening::new(Open { nonce, lease_ms: self.plan.locks.lease_ms, identity });
+        let users = self.plan.locks.users;
+        self.trace.note(self.now, [22, client as u64, run], || format!("client {client} starts (run {run})"));
+        let it = &mut self.locks.clients[client];
+        it.run = run;
+        it.users = (0..users).map(|_| User::default()).collect();
+        let opener = Opener { opening, route, endpoint: first, attempt: FIRST_OPENING, line: None };
+        it.state = State::Opening(Box::new(opener));
+        let dial = LockEvent::Dial { client, run, attempt: FIRST_OPENING, callback_only: false };
+        self.schedule(0, Event::Lock(dial));
+    }
+
+    fn draw_nonce(&mut self) -> u128 {
+        u128::from(self.dice.number()) << 64 | u128::from(self.dice.number())
+    }
+
+    fn opening_failed(&mut self, client: usize, answer: &str, hint: Option<&str>) {
+        let State::Opening(opener) = &mut self.locks.clients[client].state else { return };
+        let line = opener.line.take();
+        let endpoint = opener.endpoint.clone();
+        opener.route.on_failure(&endpoint, answer.to_owned(), hint);
+        let (next, pause) = opener.route.next_server();
+        opener.endpoint = next;
+        opener.attempt += 1;
+        let (attempt, run) = (opener.attempt, self.locks.clients[client].run);
+        if let Some(line) = line {
+            self.close_at_client(line);
+        }
+        let pause = self.shorten(pause);
+        self.schedule(pause, Event::Lock(LockEvent::Dial { client, run, attempt, callback_only: false }));
+    }
+
+    /// A pause is shortened at random, by up to a half; µs. Refused dials take a moment, too.
+    fn shorten(&mut self, pause: std::time::Duration) -> u64 {
+        let most = pause.as_micros() as u64;
+        self.dice.between((most / 2, most)) + 100
+    }
+
+    // ----- dialling
+
+    pub(crate) fn on_dial(&mut self, client: usize, run: ClientRun, attempt: u64, callback_only: bool) {
+        let it = &self.locks.clients[client];
+        if it.run != run {
+            return;
+        }
+        let endpoint = match &it.state {
+            State::Opening(opener) if opener.attempt == attempt => opener.endpoint.clone(),
+            State::Open(opened) if opened.link.0 == attempt => opened.endpoint.clone(),
+            _ => return,
+        };
+        let member = index_of(&endpoint.to_string()).filter(|index| *index < self.members.len()).unwrap_or(0);
+        let line = self.locks.lines.make(client, run, attempt, member);
+        let mut hello = None;
+        match &mut self.locks.clients[client].state {
+            State::Opening(opener) => opener.line = Some(line),
+            State::Open(opened) if callback_only => {
+                opened.callback = Some(line);
+                opened.callback_pending = true;
+                hello = Some((opened.session.id(), opened.nonce));
+            }
+            State::Open(opened) => opened.service = Some(line),
+            State::Down => return,
+        }
+        self.send_on(line, true, Packet::Hello(hello));
+        self.schedule(DIAL_TIMEOUT_US, Event::Lock(LockEvent::DialTimeout { client, run, attempt }));
+    }
+
+    pub(crate) fn on_dial_timeout(&mut self, client: usize, run: ClientRun, attempt: u64) -> Check {
+        let now = self.now;
+        let it = &mut self.locks.clients[client];
+        if it.run != run {
+            return Ok(());
+        }
+        let clocks = it.clock.read(now);
+        match &mut it.state {
+            State::Opening(opener) if opener.attempt == attempt => self.opening_failed(client, "no answer", None),
+            State::Open(opened) if opened.link.0 == attempt && (!opened.connected || opened.callback_pending) => {
+                let link = opened.link;
+                opened.session.on_disconnected(clocks, link, "no answer");
+                return self.client_goes_on(client);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    // ----- what comes from members
+
+    pub(crate) fn on_packet_at_client(&mut self, id: LineId, packet: Packet) -> Check {
+        let Some(line) = self.locks.lines.get(id) else { return Ok(()) };
+        let (client, attempt) = (line.client, line.attempt);
+        if !line.client_open || line.run != self.locks.clients[client].run {
+            return Ok(());
+        }
+        match &self.locks.clients[client].state {
+            State::Opening(opener) if opener.line == Some(id) => self.on_packet_while_opening(client, id, packet),
+            State::Open(opened) if opened.link.0 == attempt => {
+                let is_callback = opened.callback == Some(id);
+                if is_callback || opened.service == Some(id) {
+                    self.on_packet_of_session(client, id, is_callback, packet);
+                    return self.client_goes_on(client);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_packet_while_opening(&mut self, client: usize, id: LineId, packet: Packet) {
+        let (now, nonce) = (self.now, self.draw_nonce());
+        let it = &mut self.locks.clients[client];
+        let (clocks, run) = (it.clock.read(now), it.run);
+        let State::Opening(opener) = &mut it.state else { return };
+        match packet {
+            Packet::Welcome => {
+                opener.attempt += 1;
+                let attempt = opener.attempt;
+                let open = opener.opening.transmit(clocks);
+                self.send_on(id, true, Packet::Open(open));
+                self.schedule(OPEN_TIMEOUT_US, Event::Lock(LockEvent::DialTimeout { client, run, attempt }));
+            }
+            Packet::Opened(answer) => match opener.opening.on_answer(answer, clocks, nonce) {
+                OpenStep::Opened(session, nonce) => {
+                    self.close_at_client(id);
+                    self.session_opened(client, session, nonce);
+                }
+                OpenStep::Again { answer, hint } => self.opening_failed(client, &answer, hint.as_deref()),
+                OpenStep::Refused(answer) => self.opening_failed(client, &answer, None),
+            },
+            Packet::End => self.opening_failed(client, "the connection broke", None),
+            _ => {}
+        }
+    }
+
+    fn session_opened(&mut self, client: usize, session: lock_client::cores::Session, nonce: u128) {
+        let run = self.locks.clients[client].run;
+        let plan = &self.plan.locks;
+        let limits = CacheLimits { locks: plan.cache_locks, idle_ns: 60_000_000_000 };
+        let flushes = plan.flushes;
+        let it = &mut self.locks.clients[client];
+        let State::Opening(opener) = std::mem::replace(&mut it.state, State::Down) else { return };
+        let Opener { route, endpoint, .. } = *opener;
+        let id = session.id();
+        let session = LockSession::new(session, endpoint.clone(), route, limits, flushes);
+        it.state = State::Open(Box::new(Opened {
+            session,
+            nonce,
+            link: LinkId(0),
+            endpoint,
+            service: None,
+            callback: None,
+            connected: false,
+            callback_pending: false,
+            suspended: false,
+        }));
+        self.trace.note(self.now, [23, client as u64, id.0], || format!("client {client} has session {id}"));
+        self.invariants.counters.hit("sessions opened");
+        for user in 0..self.plan.locks.users {
+            let wait = self.dice.between(self.plan.locks.think_us);
+            self.schedule(wait, Event::Lock(LockEvent::User { client, run, user, attempt: 0 }));
+        }
+        self.schedule(0, Event::Lock(LockEvent::Time { client, run }));
+    }
+
+    fn on_packet_of_session(&mut self, client: usize, id: LineId, is_callback: bool, packet: Packet) {
+        let now = self.now;
+        let it = &mut self.locks.clients[client];
+        let (clocks, run) = (it.clock.read(now), it.run);
+        let State::Open(opened) = &mut it.state else { return };
+        let link = opened.link;
+        match packet {
+            Packet::Welcome if is_callback => {
+                opened.callback_pending = false;
+                if !opened.connected {
+                    opened.connected = true;
+                    opened.session.on_connected(clocks, link);
+                }
+            }
+            Packet::Welcome => self.on_dial(client, run, link.0, true),
+            Packet::Submitted(batch, answer) => {
+                self.answers_ok += u64::from(answer.is_ok());
+                opened.session.on_submitted(clocks, link, batch, answer);
+            }
+            Packet::Renewed(answer) => {
+                self.answers_ok += u64::from(answer.is_ok());
+                opened.session.on_kept_alive(clocks, link, answer);
+            }
+            Packet::Closed(answer) => opened.session.on_closed(clocks, link, answer),
+            Packet::Notify { is_grant, number, notices } => {
+                opened.session.on_notices(clocks, notices);
+                self.send_on(id, true, Packet::Taken { is_grant, number });
+            }
+            Packet::End => opened.session.on_disconnected(clocks, link, "the connection broke"),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn on_client_time(&mut self, client: usize, run: ClientRun) -> Check {
+        let now = self.now;
+        let it = &mut self.locks.clients[client];
+        if it.run != run {
+            return Ok(());
+        }
+        if it.looks_at.is_some_and(|at| at <= now) {
+            it.looks_at = None;
+        }
+        let clocks = it.clock.read(now);
+        if let Some(opened) = it.opened_mut() {
+            opened.session.on_time(clocks);
+        }
+        self.client_goes_on(client)
+    }
+
+    pub(crate) fn on_hook_returned(&mut self, client: usize, run: ClientRun, name: &LockName, token: u64) -> Check {
+        let now = self.now;
+        let it = &mut self.locks.clients[client];
+        if it.run != run {
+            return Ok(());
+        }
+        let clocks = it.clock.read(now);
+        let Some(opened) = it.opened_mut() else { return Ok(()) };
+        opened.session.on_time(clocks);
+        self.client_goes_on(client)?;
+        let fails = self.unsafe_now && self.dice.chance(self.plan.locks.flush_fails);
+        let it = &mut self.locks.clients[client];
+        let Some(opened) = it.opened_mut().filter(|_| run == run) else { return Ok(()) };
+        if opened.suspended || fails {
+            self.invariants.counters.hit("flushes repeated");
+            let again = LockEvent::Flushed { client, run, name: name.clone(), token };
+            self.schedule(HOOK_PAUSE_US, Event::Lock(again));
+            return Ok(());
+        }
+        opened.session.on_flushed(clocks, name, FencingToken(token));
+        self.client_goes_on(client)
+    }
+
+    pub(crate) fn on_close_client(&mut self, client: usize, run: ClientRun) -> Check {
+        let now = self.now;
+        let it = &mut self.locks.clients[client];
+        if it.run != run {
+            return Ok(());
+        }
+        let clocks = it.clock.read(now);
+        if let Some(opened) = it.opened_mut() {
+            opened.session.close(clocks);
+        }
+        self.client_goes_on(client)
+    }
+
+    pub(crate) fn abandon_client(&mut self, client: usize) -> Check {
+        let now = self.now;
+        let it = &mut self.locks.clients[client];
+        let clocks = it.clock.read(now);
+        if let Some(opened) = it.opened_mut() {
+            opened.session.abandon(clocks);
+        }
+        self.client_goes_on(client)
+    }
+
+    // ----- effects
+
+    /// Carries out what the session decided, and plans the next look at the clock.
+    pub(crate) fn client_goes_on(&mut self, client: usize) -> Check {
+        while let Some(opened) = self.locks.clients[client].opened_mut() {
+            let effects = opened.session.take_effects();
+            if effects.is_empty() {
+                break;
+            }
+            for effect in effects {
+                self.on_session_effect(client, effect)?;
+            }
+        }
+        let now = self.now;
+        let it = &mut self.locks.clients[client];
+        let run = it.run;
+        let Some(next) = it.opened().and_then(|opened| opened.session.next_ns()) else { return Ok(()) };
+        // A keep-alive that is due but not sent, since too many are in flight, must not spin.
+        let wait = it.clock.until(now, next).max(1_000);
+        if it.looks_at.is_none_or(|planned| planned > now + wait) {
+            it.looks_at = Some(now + wait);
+            self.schedule(wait, Event::Lock(LockEvent::Time { client, run }));
+        }
+        Ok(())
+    }
+
+    fn on_session_effect(&mut self, client: usize, effect: SessionEffect<Waiter>) -> Check {
+        self.trace
+            .note(self.now, [24, client as u64, effect_code(&effect)], || format!("  client {client}: {effect:?}"));
+        let it = &mut self.locks.clients[client];
+        let run = it.run;
+        let Some(opened) = it.opened_mut() else { return Ok(()) };
+        let (service, session) = (opened.service, opened.session.id());
+        match effect {
+            SessionEffect::Submit { batch, submission, .. } => self.send_up(service, Packet::Submit(batch, submission)),
+            SessionEffect::KeepAlive { keep_alive, .. } => self.send_up(service, Packet::KeepAlive(keep_alive)),
+            SessionEffect::Close { .. } => self.send_up(service, Packet::Close(session)),
+            SessionEffect::Dial { link, endpoint, pause } => {
+                (opened.link, opened.endpoint, opened.connected, opened.callback_pending) =
+                    (link, endpoint, false, false);
+                let pause = self.shorten(pause);
+                let dial = LockEvent::Dial { client, run, attempt: link.0, callback_only: false };
+                self.schedule(pause, Event::Lock(dial));
+            }
+            SessionEffect::Disconnect { .. } => {
+                let lines = [opened.service.take(), opened.callback.take()];
+                lines.into_iter().flatten().for_each(|line| self.close_at_client(line));
+            }
+            SessionEffect::DialCallback { link, .. } => {
+                self.invariants.counters.hit("callback connections dialled anew");
+                if let Some(line) = opened.callback.take() {
+                    self.close_at_client(line);
+                }
+                self.on_dial(client, run, link.0, true);
+            }
+            SessionEffect::Serve { name, waiter, grant } => return self.on_served(client, waiter, name, grant),
+            SessionEffect::Fail { waiter, .. } => self.on_refused(client, waiter),
+            SessionEffect::Flush { name, token, .. } => {
+                let wait = self.dice.between(self.plan.locks.flush_us);
+                let returned = LockEvent::Flushed { client, run, name, token: token.0 };
+                self.schedule(wait, Event::Lock(returned));
+                self.invariants.counters.hit("flushes");
+            }
+            SessionEffect::GuardsDie { .. } => {}
+            SessionEffect::Tell(event) => {
+                opened.suspended = event == SessionEvent::Suspended;
+                self.invariants.counters.hit(match event {
+                    SessionEvent::Suspended => "leases suspended",
+                    SessionEvent::Resumed => "leases resumed",
+                    _ => "sessions lost",
+                });
+                if event == SessionEvent::Resumed {
+                    return self.check_guards_of(client);
+                }
+            }
+            SessionEffect::Over(stage) => self.on_session_over(client, stage),
+            #[allow(unreachable_patterns, reason = "effects that other workloads have no use for")]
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn send_up(&mut self, line: Option<LineId>, packet: Packet) {
+        if let Some(line) = line {
+            self.send_on(line, true, packet);
+        }
+    }
+
+    fn on_session_over(&mut self, client: usize, stage: Stage) {
+        if stage == Stage::Closed {
+            self.invariants.counters.hit("sessions closed or abandoned");
+        }
+        let run = self.locks.next_run();
+        self.locks.clients[client].die(run);
+        if !self.clients_rest {
+            let away = self.dice.spread(self.plan.locks.away_us);
+            self.schedule(away, Event::Lock(LockEvent::Start(client)));
+        }
+    }
+}
+
+fn endpoint(address: &str) -> Endpoint {
+    address.parse().expect("an address of the simulator is an endpoint")
+}
+
+fn effect_code(effect: &SessionEffect<Waiter>) -> u64 {
+    match effect {
+        SessionEffect::Dial { link, .. } => 1 << 32 | link.0,
+        SessionEffect::Submit { submission, .. } => {
+            2 << 32 | submission.floor.0 << 8 | submission.requests.len() as u64
+        }
+        SessionEffect::KeepAlive { keep_alive, .. } => 3 << 32 | keep_alive.stamp,
+        SessionEffect::Serve { grant, .. } => 4 << 32 | grant.token.0,
+        SessionEffect::Flush { token, .. } => 5 << 32 | token.0,
+        SessionEffect::GuardsDie { epoch } => 6 << 32 | epoch,
+        _ => 7 << 32,
+    }
+}
