@@ -24,6 +24,7 @@
 //! | `run`, `wish`, `waiting` | the guarded command; getting its locks; what is said meanwhile |
 //! | `schedule`, `group`, `launch`, `terminal`, `program`, `signals` | when to end it, and the processes themselves |
 //! | `status`, `locks`, `table` | what is shown |
+//! | `members` | changes of the list of members |
 //! | `bench` | figures of a running cluster |
 //!
 //! # Limits of this implementation
@@ -45,6 +46,7 @@ mod force;
 mod group;
 mod launch;
 mod locks;
+mod members;
 mod program;
 mod run;
 mod schedule;
