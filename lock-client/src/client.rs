@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use lock_protocol::{
-    Answer, ForceRelease, ForcedTenure, LockEntry, LockName, MemberStatus, Mode, PAGE_MAX_ENTRIES, Query, SessionId,
+    Answer, ForceRelease, ForcedTenure, LockEntry, LockName, MemberChange, MemberStatus, Mode, PAGE_MAX_ENTRIES, Query,
+    Refusal, SessionId,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -390,17 +391,36 @@ fn none_in_time(result: Result<LockGuard, AcquireError>) -> Result<Option<LockGu
     }
 }
 
+/// Asks one member, who should be the primary, to change the list of members; within a tokio runtime. Returns the number of
+/// the view that made the change, or the member's refusal.
+///
+/// # Errors
+/// The endpoint is no address, or the member could not be asked: the change may or may not have been made.
+pub async fn change_members(endpoint: &str, change: MemberChange) -> Result<Result<u64, Refusal>, QueryError> {
+    ask_member(endpoint, |service| async move { service.change_members(context(), change).await }).await
+}
+
 /// One member's own account of itself, asked without a session; within a tokio runtime.
 ///
 /// # Errors
 /// The endpoint is no address, or the member could not be asked.
 pub async fn member_status(endpoint: &str) -> Result<MemberStatus, QueryError> {
+    ask_member(endpoint, |service| async move { service.status(context()).await }).await
+}
+
+async fn ask_member<R, Fut>(
+    endpoint: &str,
+    ask: impl FnOnce(lock_protocol::LockServiceClient) -> Fut,
+) -> Result<R, QueryError>
+where
+    Fut: Future<Output = Result<R, tarpc::client::RpcError>>,
+{
     let endpoint: Endpoint =
         endpoint.parse().map_err(|error: wire::EndpointError| QueryError::Refused(error.to_string()))?;
     let refused = |why: String| QueryError::Refused(format!("{endpoint}: {why}"));
     let (service, _ends) = dial_service(&endpoint).await.map_err(|error| refused(error.to_string()))?;
-    match tokio::time::timeout(QUERY_TIMEOUT, service.status(context())).await {
-        Ok(Ok(status)) => Ok(status),
+    match tokio::time::timeout(QUERY_TIMEOUT, ask(service)).await {
+        Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(refused(format!("the connection broke: {error}"))),
         Err(_) => Err(refused(format!("no answer within {QUERY_TIMEOUT:?}"))),
     }

@@ -80,13 +80,13 @@ mod table;
 #[cfg(test)]
 mod threads;
 
-pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, member_status};
+pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, change_members, member_status};
 pub use connect::Builder;
 pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, Tried};
 pub use guard::LockGuard;
 pub use lock_protocol::{
-    Answer, FencingToken, ForceRelease, ForcedTenure, Holder, LEASE_MAX, LEASE_MIN, LockEntry, LockName, MemberStatus,
-    Mode, NameError, Query, Role, SessionId, ViewMember, ViewSummary, Waiter, lease_margin,
+    Answer, FencingToken, ForceRelease, ForcedTenure, Holder, LEASE_MAX, LEASE_MIN, LockEntry, LockName, MemberChange,
+    MemberStatus, Mode, NameError, Query, Refusal, Role, SessionId, ViewMember, ViewSummary, Waiter, lease_margin,
 };
 pub use releaser::Revocation;
 pub use wire::{Endpoint, EndpointError};

@@ -27,6 +27,7 @@
 mod command;
 mod force;
 mod ids;
+mod members;
 mod notice;
 mod query;
 mod service;
@@ -35,6 +36,7 @@ mod session;
 pub use command::{Command, Outcome, REQUEST_WINDOW, Request, Requeued, SUBMISSION_MAX_REQUESTS, Submission};
 pub use force::{ForceRelease, ForcedTenure};
 pub use ids::{FencingToken, LockName, Mode, NameError, RequestNumber, SessionId};
+pub use members::MemberChange;
 pub use notice::{NOTICES_MAX, Notice};
 pub use query::{
     Answer, Holder, LockEntry, MemberStatus, PAGE_MAX_ENTRIES, Query, Role, ViewMember, ViewSummary, Waiter,

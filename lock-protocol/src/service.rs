@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Answer, ForceRelease, ForcedTenure, KeepAlive, MemberStatus, Notice, Open, Opened, Outcome, Query, Renewed,
-    SessionId, Submission,
+    Answer, ForceRelease, ForcedTenure, KeepAlive, MemberChange, MemberStatus, Notice, Open, Opened, Outcome, Query,
+    Renewed, SessionId, Submission,
 };
 
 /// Nothing was executed for certain only where the variant says so; otherwise send again, under the same numbers.
@@ -54,6 +54,9 @@ pub trait LockService {
     /// Ends a tenure by force; gives those that it ended, none where nobody holds the lock with that token. At most
     /// [`crate::PAGE_MAX_ENTRIES`] are named.
     async fn force_release(force: ForceRelease) -> Result<Vec<ForcedTenure>, Refusal>;
+    /// Changes the list of members; the number of the view that made the change. After `Unknown` the list tells whether it
+    /// was made.
+    async fn change_members(change: MemberChange) -> Result<u64, Refusal>;
 }
 
 /// What a client answers on its callback connection.

@@ -12,6 +12,8 @@ use crate::ServerSettings;
 
 /// Something in what the user typed, or in what he pointed at, is wrong.
 pub(crate) const EXIT_USAGE: u8 = 2;
+/// After a member's address, where it is one.
+const WITNESS: &str = "/witness";
 /// Data directories on these do not survive a loss of power: tmpfs, ramfs.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -36,7 +38,8 @@ pub(crate) struct ServeFlags {
     /// This member's number.
     #[arg(long, env = "LOCK_SERVER_ID", required = true)]
     id: Option<u64>,
-    /// All members, the same list for each of them: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT
+    /// All members, the same list for each of them: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT. A witness, which keeps the log's
+    /// tail only and is never primary: 3=HOST:PORT/witness
     #[arg(long, env = "LOCK_SERVER_CLUSTER", required = true)]
     cluster: Option<String>,
     /// Where this member's log and snapshots are kept; made if it does not exist.
@@ -162,6 +165,10 @@ fn members(list: &str) -> Result<Vec<(MemberId, Endpoint, Kind)>, String> {
         };
         let id: u64 =
             id.trim().parse().map_err(|_| format!("'{id}' in --cluster is no member's number: write 1=HOST:PORT"))?;
+        let (address, kind) = match address.trim().strip_suffix(WITNESS) {
+            Some(address) => (address, Kind::Witness),
+            None => (address, Kind::Replica),
+        };
         let endpoint: Endpoint =
             address.trim().parse().map_err(|error| format!("member {id} in --cluster: {error}"))?;
         if members.iter().any(|(other, ..)| *other == MemberId(id)) {
@@ -170,7 +177,7 @@ fn members(list: &str) -> Result<Vec<(MemberId, Endpoint, Kind)>, String> {
         if let Some((other, ..)) = members.iter().find(|(_, other, _)| *other == endpoint) {
             return Err(format!("members {other} and {id} in --cluster have the same address {endpoint}: correct one"));
         }
-        members.push((MemberId(id), endpoint, Kind::Replica));
+        members.push((MemberId(id), endpoint, kind));
     }
     Ok(members)
 }
@@ -220,6 +227,18 @@ mod tests {
         let other = [&plain[..], &["--listen", "c:3"]].concat();
         assert_eq!(settings(&other).expect("right").listen.to_string(), "c:3");
         assert!(matches!(flags(&["dev"]).expect("right").command, Some(Command::Dev(_))));
+    }
+
+    #[test]
+    fn a_witness_is_one_in_every_members_list() {
+        let list = "1=a:1,2=b:2,3=c:3/witness";
+        for id in ["1", "3"] {
+            let dir = env!("CARGO_MANIFEST_DIR");
+            let members = settings(&["--id", id, "--cluster", list, "--data-dir", dir]).expect("right").node.members;
+            let kinds: Vec<Kind> = members.iter().map(|(.., kind)| *kind).collect();
+            assert_eq!(kinds, [Kind::Replica, Kind::Replica, Kind::Witness]);
+            assert_eq!(members[2].1.to_string(), "c:3");
+        }
     }
 
     #[test]

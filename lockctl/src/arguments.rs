@@ -61,6 +61,14 @@ Examples:
   lockctl inspect deploy/web                 shows the token
   lockctl force-release deploy/web --token 4711";
 
+const MEMBERS_HELP: &str = "\
+Examples:
+  lockctl members                            who is there, and in sync
+  lockctl members add 4 10.0.0.4:7100        then start it there, with an empty directory and
+                                             --cluster naming itself and running members
+  lockctl members add 5 10.0.0.5:7100 --witness
+  lockctl members remove 1                   not the primary: ask it to stop first";
+
 const BENCH_HELP: &str = "\
 What is measured, each for --duration:
   cached      taking and giving back a lock that the session has: ns, median of rounds
@@ -142,8 +150,13 @@ pub(crate) enum Action {
     },
     /// Show the cluster: each member, and whether it serves.
     Status,
-    /// List the cluster's members.
-    Members,
+    /// List the cluster's members, or change the list.
+    #[command(after_help = MEMBERS_HELP)]
+    Members {
+        /// Without it, they are listed.
+        #[command(subcommand)]
+        change: Option<MembersAction>,
+    },
     /// Measure the cluster at the endpoints.
     #[command(after_help = BENCH_HELP)]
     Bench(Bench),
@@ -156,6 +169,35 @@ pub(crate) enum Action {
         /// To this process group.
         #[arg(value_name = "GROUP")]
         group: i32,
+    },
+}
+
+/// `lockctl members ...`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum MembersAction {
+    /// Add a member; it counts when it has caught up.
+    Add {
+        /// A number that no member has.
+        id: u64,
+        /// Where it listens.
+        #[arg(value_parser = endpoint)]
+        address: Endpoint,
+        /// It keeps the log's tail only, and is never primary.
+        #[arg(long)]
+        witness: bool,
+    },
+    /// Take a member off the list for good.
+    Remove {
+        /// Its number.
+        id: u64,
+    },
+    /// Declare a member's directory lost, so that the same member with an empty one takes its place.
+    Replace {
+        /// Its number.
+        id: u64,
+        /// Where it will listen.
+        #[arg(value_parser = endpoint)]
+        address: Endpoint,
     },
 }
 

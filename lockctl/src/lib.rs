@@ -25,6 +25,7 @@
 //! | `schedule`, `group`, `launch`, `terminal`, `program`, `signals` | when to end it, and the processes themselves |
 //! | `status`, `locks`, `table` | what is shown |
 //! | `force` | ending a tenure by force |
+//! | `members` | changes of the list of members |
 //! | `bench` | figures of a running cluster |
 //!
 //! # Limits of this implementation
@@ -46,6 +47,7 @@ mod force;
 mod group;
 mod launch;
 mod locks;
+mod members;
 mod program;
 mod run;
 mod schedule;

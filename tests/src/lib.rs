@@ -1,5 +1,6 @@
 //! What needs more than one crate: simulator, lab scripts, processes, layering, benchmarks
 
+pub mod campaign;
 pub mod lab;
 pub mod linearizability;
 pub mod simulator;

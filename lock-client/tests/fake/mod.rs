@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use lock_protocol::{
     Answer, Command, FencingToken, ForceRelease, ForcedTenure, Holder, KeepAlive, LockCallbackClient, LockEntry,
-    LockName, LockService, MemberStatus, Mode, Notice, Open, Opened, Outcome, Query, Refusal, Renewed, Request,
-    RequestNumber, Requeued, Role, SessionId, Submission, Waiter,
+    LockName, LockService, MemberChange, MemberStatus, Mode, Notice, Open, Opened, Outcome, Query, Refusal, Renewed,
+    Request, RequestNumber, Requeued, Role, SessionId, Submission, Waiter,
 };
 use parking_lot::Mutex;
 use tarpc::context::Context;
@@ -449,6 +449,10 @@ impl LockService for Server {
         self.control.notify_all();
         let withheld_ms = (!force.now).then_some(1_000);
         Ok(ended.iter().map(|(place, _)| ForcedTenure { session: place.0, withheld_ms }).collect())
+    }
+
+    async fn change_members(self, _: Context, _: MemberChange) -> Result<u64, Refusal> {
+        Err(Refusal::Invalid("this cluster stays as it is".into()))
     }
 
     async fn status(self, _: Context) -> MemberStatus {

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use lock_protocol::{
-    Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberStatus, Open, Opened, Outcome, Query, Refusal,
-    Renewed, SessionId, Submission,
+    Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberChange, MemberStatus, Open, Opened, Outcome,
+    Query, Refusal, Renewed, SessionId, Submission,
 };
+use rsm::{Change, ChangeError, Kind, MemberId};
 use tarpc::context::Context;
 
 use super::Edge;
@@ -56,6 +57,23 @@ impl LockService for Service {
 
     async fn status(self, _: Context) -> MemberStatus {
         member_status(&self.0.handle, &self.0.mode)
+    }
+
+    async fn change_members(self, _: Context, change: MemberChange) -> Result<u64, Refusal> {
+        let kind = |witness| if witness { Kind::Witness } else { Kind::Replica };
+        let change = match change {
+            MemberChange::Add { member, address, witness } => {
+                Change::Add { member: MemberId(member), address, kind: kind(witness) }
+            }
+            MemberChange::Remove { member } => Change::Remove { member: MemberId(member) },
+            MemberChange::Replace { member, address } => Change::Replace { member: MemberId(member), address },
+        };
+        self.0.handle.change(change).await.map_err(|error| match error {
+            ChangeError::NotPrimary { hint } => Refusal::NotPrimary { hint },
+            ChangeError::ViewChanging => Refusal::ViewChanging,
+            ChangeError::Refused(reason) => Refusal::Invalid(reason),
+            ChangeError::Unknown => Refusal::Unknown,
+        })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use futures::StreamExt;
 use lock_protocol::{
-    Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberStatus, Open, Opened, Outcome, Query, Refusal,
-    Renewed, Role, SessionId, Submission, ViewMember, ViewSummary,
+    Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberChange, MemberStatus, Open, Opened, Outcome,
+    Query, Refusal, Renewed, Role, SessionId, Submission, ViewMember, ViewSummary,
 };
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
@@ -71,6 +71,10 @@ impl LockService for Member {
     }
 
     async fn force_release(self, _: Context, _: ForceRelease) -> Result<Vec<ForcedTenure>, Refusal> {
+        Err(Refusal::ViewChanging)
+    }
+
+    async fn change_members(self, _: Context, _: MemberChange) -> Result<u64, Refusal> {
         Err(Refusal::ViewChanging)
     }
 

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::ops::RangeInclusive;
@@ -55,12 +56,21 @@ pub enum Blow {
     Kill,
 }
 
+/// Where a member runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its address there.
+    pub host: Ipv4Addr,
+    /// The program, with arguments, that starts the server there; none for where this process is. It becomes the server itself.
+    pub through: Vec<String>,
+}
+
 /// A cluster of server processes on this host.
 #[derive(Debug)]
 pub struct Cluster {
     server: PathBuf,
     dir: TempDir,
-    host: Ipv4Addr,
+    places: BTreeMap<u64, Place>,
     members: BTreeMap<u64, Option<Child>>,
 }
 
@@ -96,15 +106,39 @@ impl Cluster {
     /// # Errors
     /// The system refuses a directory, an address or a process.
     pub fn start(server: &Path, size: u64) -> Checked<Cluster> {
-        let dir = TempDir::with_prefix("plumeria-lab-")?;
-        let ports: Vec<u16> = (1..=size).flat_map(|id| [port(PORT, id), port(CONTROL_PORT, id)]).collect();
-        let host = own_address(&ports)?;
-        let members = (1..=size).map(|id| (id, None)).collect();
-        let mut cluster = Cluster { server: server.to_path_buf(), dir, host, members };
+        let mut cluster = Cluster::new(server, Cluster::loopback(size)?)?;
         for id in 1..=size {
             cluster.launch(id)?;
         }
         Ok(cluster)
+    }
+
+    /// Places for so many members on a loopback address that no other cluster has.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn loopback(size: u64) -> Checked<BTreeMap<u64, Place>> {
+        let ports: Vec<u16> = (1..=size).flat_map(|id| [port(PORT, id), port(CONTROL_PORT, id)]).collect();
+        let host = own_address(&ports)?;
+        Ok((1..=size).map(|id| (id, Place { host, through: Vec::new() })).collect())
+    }
+
+    /// Members that do not run yet.
+    ///
+    /// # Errors
+    /// The system refuses a directory.
+    pub fn new(server: &Path, places: BTreeMap<u64, Place>) -> Checked<Cluster> {
+        let dir = TempDir::with_prefix("plumeria-lab-")?;
+        for id in places.keys() {
+            std::fs::create_dir(dir.path().join(format!("member-{id}")))?;
+        }
+        let members = places.keys().map(|id| (*id, None)).collect();
+        Ok(Cluster { server: server.to_path_buf(), dir, places, members })
+    }
+
+    /// Where a member is to run when it is started next.
+    pub fn set_place(&mut self, id: u64, place: Place) {
+        self.places.insert(id, place);
     }
 
     /// How many members there are, dead ones too.
@@ -114,7 +148,7 @@ impl Cluster {
 
     /// A member's address.
     pub fn endpoint(&self, id: u64) -> String {
-        format!("{}:{}", self.host, port(PORT, id))
+        format!("{}:{}", self.places[&id].host, port(PORT, id))
     }
 
     /// All members' addresses.
@@ -127,11 +161,17 @@ impl Cluster {
         self.members.iter().filter(|(_, child)| child.is_some()).map(|(id, _)| *id).collect()
     }
 
-    fn data_dir(&self, id: u64) -> PathBuf {
+    /// What a member's disk is: a directory, or what is mounted there.
+    pub fn disk(&self, id: u64) -> PathBuf {
         self.dir.path().join(format!("member-{id}"))
     }
 
-    fn log(&self, id: u64) -> PathBuf {
+    fn data_dir(&self, id: u64) -> PathBuf {
+        self.disk(id).join("data")
+    }
+
+    /// A member's log.
+    pub fn log(&self, id: u64) -> PathBuf {
         self.dir.path().join(format!("member-{id}.log"))
     }
 
@@ -142,12 +182,15 @@ impl Cluster {
     pub fn launch(&mut self, id: u64) -> Checked<()> {
         let list: Vec<String> = self.members.keys().map(|id| format!("{id}={}", self.endpoint(*id))).collect();
         let log = std::fs::File::options().create(true).append(true).open(self.log(id))?;
-        let child = Command::new(&self.server)
+        let place = &self.places[&id];
+        let mut program = place.through.iter().map(OsStr::new).chain([self.server.as_os_str()]);
+        let child = Command::new(program.next().unwrap_or_default())
+            .args(program)
             .arg(format!("--id={id}"))
             .arg(format!("--cluster={}", list.join(",")))
             .arg(format!("--data-dir={}", self.data_dir(id).display()))
-            .arg(format!("--test-control={}:{}", self.host, port(CONTROL_PORT, id)))
-            .args(["--log-mib=4", "--allow-volatile"])
+            .arg(format!("--test-control={}:{}", place.host, port(CONTROL_PORT, id)))
+            .args(["--log-mib=4", "--allow-volatile", "--insecure-listen-anywhere"])
             .env("LOCK_SERVER_PARENT", std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -183,7 +226,14 @@ impl Cluster {
     /// # Errors
     /// The member does not run.
     pub fn send(&self, id: u64, blow: Blow) -> Checked<()> {
-        let signal = if blow == Blow::Term { Signal::TERM } else { Signal::KILL };
+        self.signal(id, if blow == Blow::Term { Signal::TERM } else { Signal::KILL })
+    }
+
+    /// Sends any signal, and does not wait.
+    ///
+    /// # Errors
+    /// The member does not run.
+    pub fn signal(&self, id: u64, signal: Signal) -> Checked<()> {
         let child = self.members.get(&id).and_then(Option::as_ref);
         let pid = child.and_then(|child| i32::try_from(child.id()).ok()).and_then(Pid::from_raw);
         let Some(pid) = pid else { return wrong(format!("member {id} does not run")) };
@@ -251,7 +301,7 @@ impl Cluster {
     }
 
     fn control(&self, id: u64, line: &str) -> Checked<()> {
-        let mut stream = TcpStream::connect((self.host, port(CONTROL_PORT, id)))?;
+        let mut stream = TcpStream::connect((self.places[&id].host, port(CONTROL_PORT, id)))?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.write_all(format!("{line}\n").as_bytes())?;
         let mut answer = String::new();
@@ -263,6 +313,19 @@ impl Cluster {
     pub async fn status(&self, id: u64) -> Option<MemberStatus> {
         let endpoint = self.endpoint(id);
         timeout(STATUS_TIMEOUT, lock_client::member_status(&endpoint)).await.ok()?.ok()
+    }
+
+    /// How a member ended that was not stopped through [`Cluster::stop`]; it can be started again.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn has_ended(&mut self, id: u64) -> Checked<Option<ExitStatus>> {
+        let Some(child) = self.members.get_mut(&id).and_then(Option::as_mut) else { return Ok(None) };
+        let status = child.try_wait()?;
+        if status.is_some() {
+            self.members.insert(id, None);
+        }
+        Ok(status)
     }
 
     /// The accounts of all that run, as far as they answer.

@@ -36,7 +36,7 @@ mod storm;
 mod suite;
 
 pub use beyond::monotonic;
-pub use cluster::{Agreed, Blow, Cluster, Expected, last_words, view, views};
+pub use cluster::{Agreed, Blow, Cluster, Expected, Place, last_words, view, views};
 pub use failure::{Checked, Failure};
 pub use keeper::Keeper;
 pub use lock_tests::{LOCK_TESTS, LockTestSettings, run_lock_test};

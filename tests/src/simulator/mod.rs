@@ -15,7 +15,7 @@
 
 mod atlas;
 mod counters;
-mod dice;
+pub(crate) mod dice;
 mod faults;
 mod invariants;
 mod ledger;

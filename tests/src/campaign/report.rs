@@ -1,0 +1,89 @@
+//! What a campaign did, for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::fault::Fault;
+
+/// Of one round, or of all.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Clusters.
+    pub rounds: u64,
+    /// How often each was done.
+    pub faults: BTreeMap<Fault, u64>,
+    /// Users' calls for locks.
+    pub calls: u64,
+    /// Those that were granted.
+    pub grants: u64,
+    /// Locks that the probe had.
+    pub probed: u64,
+    /// Sessions that clients opened.
+    pub sessions: u64,
+    /// Rounds whose history of calls was too long to be decided by the search; all others' are linearizable.
+    pub undecided: u64,
+    /// Writes that the stores took ...
+    pub written: u64,
+    /// ... and requests that they refused, as being of an earlier tenure.
+    pub refused: u64,
+    /// Views formed.
+    pub views: u64,
+    /// Packets that the switch passed on ...
+    pub passed: u64,
+    /// ... and dropped.
+    pub dropped: u64,
+    /// For how long the probe was not served at the longest.
+    pub longest_gap: Duration,
+    /// From the last heal until all members were in sync, at the longest.
+    pub longest_convergence: Duration,
+}
+
+impl Report {
+    /// Adds another round's.
+    pub fn add(&mut self, other: &Report) {
+        self.rounds += other.rounds;
+        for (fault, count) in &other.faults {
+            *self.faults.entry(*fault).or_default() += count;
+        }
+        self.calls += other.calls;
+        self.grants += other.grants;
+        self.probed += other.probed;
+        self.sessions += other.sessions;
+        self.undecided += other.undecided;
+        self.written += other.written;
+        self.refused += other.refused;
+        self.views += other.views;
+        self.passed += other.passed;
+        self.dropped += other.dropped;
+        self.longest_gap = self.longest_gap.max(other.longest_gap);
+        self.longest_convergence = self.longest_convergence.max(other.longest_convergence);
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let faults: Vec<String> = self.faults.iter().map(|(fault, count)| format!("{fault} {count}")).collect();
+        write!(
+            f,
+            "{} rounds, {} histories linearizable, {} undecided; faults: {}; {} calls, {} granted, {} sessions; stores: {} writes, {} refused; probe: {} locks; {} views; \
+             {} packets, {} dropped; \
+             longest without service {:.1?}, longest until in sync {:.1?}",
+            self.rounds,
+            self.rounds - self.undecided,
+            self.undecided,
+            faults.join(", "),
+            self.calls,
+            self.grants,
+            self.sessions,
+            self.written,
+            self.refused,
+            self.probed,
+            self.views,
+            self.passed,
+            self.dropped,
+            self.longest_gap,
+            self.longest_convergence
+        )
+    }
+}
