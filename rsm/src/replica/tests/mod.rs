@@ -1,7 +1,9 @@
 //! Scripted scenarios, at least one for each rule, with the order of messages and flushes chosen by hand. Where a rule can
 //! be left out (see [`crate::mutant`]) the same scenario shows what then goes wrong.
 
+mod membership;
 mod script;
+mod witness;
 
 use script::Script;
 
