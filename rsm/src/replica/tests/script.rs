@@ -99,6 +99,8 @@ pub(super) struct Script {
     cut: BTreeSet<(u64, u64)>,
     /// Messages that get lost: from, to, what.
     loses: fn(u64, u64, &Message) -> bool,
+    /// What was sent, while it is listened for: from, to, what.
+    pub(super) heard: Option<Vec<(u64, u64, Message)>>,
     /// What members outside the founding list store.
     kinds: BTreeMap<u64, Kind>,
     pub(super) answers: BTreeMap<Tag, Result<Vec<u8>, Rejection>>,
@@ -134,6 +136,7 @@ impl Script {
             gated: BTreeMap::new(),
             cut: BTreeSet::new(),
             loses: |_, _, _| false,
+            heard: None,
             kinds: BTreeMap::new(),
             answers: BTreeMap::new(),
             changes: BTreeMap::new(),
@@ -301,6 +304,9 @@ impl Script {
             .into_iter()
             .partition(|send: &crate::Send| send.after == 0 || send.after + offset <= medium.durable as u64);
         for crate::Send { to, message, .. } in go {
+            if let Some(heard) = &mut self.heard {
+                heard.push((id, to.0, message.clone()));
+            }
             self.flight.push_back((medium.identity, cluster, to.0, message));
         }
         self.gated.insert(id, stay);
