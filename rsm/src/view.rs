@@ -207,6 +207,15 @@ impl View {
                 if let Some(other) = slots.iter().find(|slot| slot.address == *address) {
                     return Err(format!("member {} has the address {address}", other.member));
                 }
+                // All learners counted in, and the witnesses still few.
+                let witnesses = slots.iter().filter(|slot| slot.kind == Kind::Witness).count();
+                let voters = slots.len() + 1;
+                if *kind == Kind::Witness && 2 * (witnesses + 1) >= voters {
+                    return Err(format!(
+                        "{} of {voters} members would be witnesses: fewer than half may be",
+                        witnesses + 1
+                    ));
+                }
                 let (address, kind) = (address.clone(), *kind);
                 let nobody = Incarnation::NOBODY;
                 slots.insert(place, Slot { member, incarnation: nobody, address, kind, standing: Standing::Learner });

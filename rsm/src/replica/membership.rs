@@ -143,7 +143,10 @@ impl<M: StateMachine> Replica<M> {
         let Role::Primary(primary) = &self.role else { return false };
         let recent = self.settings.timing.suspect;
         slot.member == self.identity.member
-            || primary.progress.get(&slot.member).is_some_and(|progress| now < progress.heard_at + recent)
+            || match primary.progress.get(&slot.member) {
+                Some(progress) => now < progress.heard_at + recent,
+                None => self.heard.get(&slot.member).is_some_and(|at| now < at + recent),
+            }
     }
 
     /// Proposes the change that waits, if the view still allows it; says whether something was done.

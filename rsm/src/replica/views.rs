@@ -55,6 +55,8 @@ impl<M: StateMachine> Replica<M> {
             Some(own) => {
                 let members = |view: &View| view.slots.iter().map(|slot| slot.member).collect::<BTreeSet<_>>();
                 let changed = members(own).symmetric_difference(&members(value)).count() as u64;
+                #[cfg(any(test, feature = "mutants"))]
+                let changed = if crate::mutant::is_lenient() { 0 } else { changed };
                 own.cluster == value.cluster && changed <= value.number.abs_diff(own.number)
             }
             None => value.cluster.may_be_named(&self.settings.founding.name),

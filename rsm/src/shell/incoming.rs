@@ -14,7 +14,6 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tarpc::server::{BaseChannel, Channel, Config};
 use tarpc::{ChannelError, context};
-use tokio::sync::Notify;
 use wire::{Connection, Hello, Role, Welcome};
 
 use super::break_point::BreakPoint;
@@ -50,16 +49,14 @@ pub enum PeerError {
 /// What is known of the other members' connections.
 pub(super) struct Incoming {
     pub(super) context: Arc<LinkContext>,
-    /// The configured members but this one, each with what wakes the link to it.
-    pub(super) wakes: BTreeMap<MemberId, Arc<Notify>>,
     /// Number of the newest connection from each.
     newest: Mutex<BTreeMap<(MemberId, Incarnation), u64>>,
     broken: AtomicU64,
 }
 
 impl Incoming {
-    pub(super) fn new(context: Arc<LinkContext>, wakes: BTreeMap<MemberId, Arc<Notify>>) -> Self {
-        Incoming { context, wakes, newest: Mutex::default(), broken: AtomicU64::new(0) }
+    pub(super) fn new(context: Arc<LinkContext>) -> Self {
+        Incoming { context, newest: Mutex::default(), broken: AtomicU64::new(0) }
     }
 
     /// Connections closed because of what came over them.
@@ -76,9 +73,9 @@ impl Incoming {
         if hello.sender == own.0 {
             return Err(format!("this is member {own} itself: two members have the same id"));
         }
-        if !self.wakes.contains_key(&MemberId(hello.sender)) {
+        if !self.context.peers.knows(MemberId(hello.sender)) {
             return Err(format!(
-                "member {own} is configured without a member {}: compare the configurations",
+                "member {own} knows no member {}: an operator has to add it first, or the configurations differ",
                 hello.sender
             ));
         }
@@ -132,9 +129,7 @@ impl Incoming {
     }
 
     fn enter(&self, from: Identity) -> u64 {
-        if let Some(wake) = self.wakes.get(&from.member) {
-            wake.notify_one();
-        }
+        self.context.peers.wake(from.member);
         let mut newest = self.newest.lock();
         let number = newest.entry((from.member, from.incarnation)).or_default();
         *number += 1;

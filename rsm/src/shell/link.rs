@@ -16,14 +16,15 @@ use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tarpc::client::{self, RpcError};
 use tarpc::context;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use wire::{Endpoint, Hello, Role};
 
 use super::break_point::{BreakPoint, BreakPoints};
 use super::inbox::{Inbox, Request, size_bytes};
+use super::peers::{Peer, Peers};
 use crate::limits::MESSAGE_MAX_BYTES;
-use crate::{ClusterId, Envelope, Identity, MemberId, Message};
+use crate::{ClusterId, Envelope, Identity, MemberId, Message, View};
 
 /// Messages that wait for a link; more are dropped. The core's window keeps them far below while the link works.
 const QUEUE_MAX_MESSAGES: usize = 1024;
@@ -58,24 +59,33 @@ pub(super) struct LinkContext {
     pub(super) cluster: Mutex<ClusterId>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) break_points: Arc<BreakPoints>,
+    pub(super) peers: Peers,
 }
+
+/// Runs a link that is new.
+pub(super) type Spawn = Box<dyn Fn(Link) + Send>;
 
 /// The sending ends of all links.
 pub(super) struct Links {
     context: Arc<LinkContext>,
     queues: Vec<(MemberId, mpsc::Sender<Envelope>)>,
+    spawn: Spawn,
+    /// The last view whose members were looked at.
+    followed: u64,
 }
 
 /// One link, to be run as a task.
 pub(super) struct Link {
     context: Arc<LinkContext>,
     to: MemberId,
-    endpoint: Endpoint,
+    peer: Arc<Peer>,
+    /// How often it was dialled, with or without success.
+    attempt: usize,
+    /// Addresses that were refused one after the other.
+    refused: usize,
     queue: mpsc::Receiver<Envelope>,
     /// Taken from the queue, for the next call.
     left_over: Option<Envelope>,
-    /// The other member was heard of: dial now.
-    wake: Arc<Notify>,
     refused_reported: Option<Instant>,
     last_problem: String,
 }
@@ -91,23 +101,40 @@ enum Broken {
 }
 
 impl Links {
-    pub(super) fn new(context: Arc<LinkContext>) -> Self {
-        Links { context, queues: Vec::new() }
+    pub(super) fn new(context: Arc<LinkContext>, spawn: Spawn) -> Self {
+        Links { context, queues: Vec::new(), spawn, followed: 0 }
     }
 
-    /// Adds a link; what is returned has to be run. A notice to `wake` makes it dial without waiting.
-    pub(super) fn add(&mut self, to: MemberId, endpoint: Endpoint, wake: Arc<Notify>) -> Link {
+    /// Another member may listen there: one that is new gets a link.
+    pub(super) fn add(&mut self, to: MemberId, endpoint: Endpoint) {
+        let Some(peer) = self.context.peers.add(to, endpoint) else { return };
         let (sender, queue) = mpsc::channel(QUEUE_MAX_MESSAGES);
         self.queues.push((to, sender));
-        Link {
+        (self.spawn)(Link {
             context: Arc::clone(&self.context),
             to,
-            endpoint,
+            peer,
+            attempt: 0,
+            refused: 0,
             queue,
             left_over: None,
-            wake,
             refused_reported: None,
             last_problem: String::new(),
+        });
+    }
+
+    /// The members that a view lists are to be reached, too.
+    pub(super) fn follow(&mut self, view: &View) {
+        if view.number <= self.followed {
+            return;
+        }
+        self.followed = view.number;
+        let me = self.context.identity.member;
+        for slot in view.slots.iter().filter(|slot| slot.member != me) {
+            match slot.address.parse() {
+                Ok(endpoint) => self.add(slot.member, endpoint),
+                Err(problem) => tracing::warn!(member = %slot.member, address = slot.address, %problem, "no address"),
+            }
         }
     }
 
@@ -157,35 +184,43 @@ impl Link {
                         continue;
                     }
                 }
-                Err(problem) => self.note(problem),
+                Err((endpoint, problem)) => {
+                    self.attempt += 1;
+                    self.note(&endpoint, problem);
+                }
             }
             self.drop_waiting();
             if self.queue.is_closed() {
                 return;
             }
-            let woken = tokio::time::timeout(backoff, self.wake.notified()).await.is_ok();
+            let woken = tokio::time::timeout(backoff, self.peer.wake.notified()).await.is_ok();
             backoff = if woken { BACKOFF_MIN } else { BACKOFF_MAX.min(backoff * 2) };
         }
     }
 
-    async fn dial(&mut self) -> Result<wire::Connection, String> {
+    async fn dial(&mut self) -> Result<wire::Connection, (Endpoint, String)> {
+        let (endpoint, endpoints) = self.peer.endpoint(self.attempt);
         let Identity { member, incarnation } = self.context.identity;
         let cluster = self.context.cluster.lock().0;
         let hello = Hello { role: Role::Peer, cluster, sender: member.0, secret: incarnation.0 };
-        match wire::dial(&self.endpoint, &hello, DIAL_TIMEOUT).await {
+        match wire::dial(&endpoint, &hello, DIAL_TIMEOUT).await {
             Ok((_, _, found)) if found != self.to.0 => {
-                Err(format!("member {found} answers there, not {}: the addresses are mixed up", self.to))
+                let problem = format!("member {found} answers there, not {}: the addresses are mixed up", self.to);
+                Err((endpoint, problem))
             }
             Ok((connection, _, _)) => {
-                tracing::info!(to = %self.to, endpoint = %self.endpoint, "connected");
+                tracing::info!(to = %self.to, %endpoint, "connected");
+                self.refused = 0;
                 self.last_problem.clear();
                 Ok(connection)
             }
             Err(error) => {
-                if error.is_connection_refused() {
+                self.refused = if error.is_connection_refused() { self.refused + 1 } else { 0 };
+                // One of several addresses may be out of date: only when nobody listens at any is the process gone.
+                if self.refused >= endpoints {
                     self.refused();
                 }
-                Err(error.to_string())
+                Err((endpoint, error.to_string()))
             }
         }
     }
@@ -236,9 +271,9 @@ impl Link {
     }
 
     /// Says what stands in the way once, not at each dial.
-    fn note(&mut self, problem: String) {
+    fn note(&mut self, endpoint: &Endpoint, problem: String) {
         if problem != self.last_problem {
-            tracing::warn!(to = %self.to, endpoint = %self.endpoint, problem, "cannot connect; will go on trying");
+            tracing::warn!(to = %self.to, %endpoint, problem, "cannot connect; will go on trying");
             self.last_problem = problem;
         }
     }

@@ -24,7 +24,7 @@
 //! - A log tail of which the store cannot tell whether it was torn or damaged ([`nvm_log::Outcome::Uncertain`]) is taken as torn, with a warning.
 //! - A store with damage to durable entries is refused, though the others could repair it: the member starts anew as
 //!   another incarnation.
-//! - Links go to the configured members only.
+//! - A member that was removed stays known to the others until they restart; then it is refused at the door, in one line.
 
 mod answers;
 mod break_point;
@@ -37,6 +37,7 @@ mod log_writer;
 mod node;
 #[cfg(test)]
 mod peer_tests;
+mod peers;
 mod record_writer;
 mod replica_thread;
 mod store;

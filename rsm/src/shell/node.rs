@@ -3,13 +3,12 @@
 //! Why it is right: everything that can be wrong with the settings or the store is found before anything is sent. The
 //! store stays open, and so locked, until the last thread that writes it has ended; only then is the end announced.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use nvm_log::{Backend, Options};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use wire::Endpoint;
 
 use super::break_point::{BreakPoint, BreakPoints};
@@ -19,12 +18,14 @@ use super::inbox::{Ending, Inbox};
 use super::incoming::Incoming;
 use super::link::{Link, LinkContext, Links};
 use super::log_writer::{self, Writer};
+use super::peers::Peers;
 use super::record_writer::RecordWriter;
 use super::replica_thread::{Clock, ReplicaThread, ThreadState};
 use super::store;
 use crate::limits::BATCH_MAX_BYTES;
 use crate::{
-    Application, Founding, Kind, MEMBERS_MAX, MemberId, Recovered, Replica, Settings, StateMachine, Timing, Viewstamp,
+    Application, Founding, Kind, MEMBERS_MAX, MemberId, Recovered, Replica, Settings, StateMachine, Timing, View,
+    Viewstamp,
 };
 
 /// The smallest ring: a frame takes a quarter of it at most, and must hold the largest batch.
@@ -179,17 +180,18 @@ impl Node {
             cluster: parking_lot::Mutex::new(found.cluster),
             inbox: Arc::clone(&inbox),
             break_points: Arc::clone(&break_points),
+            peers: Peers::default(),
         });
-        let (links, running_links, wakes) = links(&settings, &context);
         let (status_sender, status) = watch::channel(Arc::new(replica.status()));
         let (ended_sender, ended) = watch::channel(None);
+        let links = links(&settings, replica.status().view.as_ref(), &context, runtime, ended.clone());
         let shared = Shared {
             identity: found.identity,
             durability,
             inbox: Arc::clone(&inbox),
             status,
             ended: ended.clone(),
-            incoming: Incoming::new(context, wakes),
+            incoming: Incoming::new(context),
         };
         let (writer, log_writer) = writer(store, settings.backend, &inbox)?;
         let thread = ReplicaThread {
@@ -205,9 +207,6 @@ impl Node {
             state: ThreadState::new(found.entered, found.last),
         };
         let replica_thread = spawn("replica", move || supervise(thread, log_writer, &inbox, &ended_sender))?;
-        for link in running_links {
-            runtime.spawn(until_the_end(link, ended.clone()));
-        }
         let handle = Handle { shared: Arc::new(shared) };
         Ok((Node { handle: handle.clone(), threads: vec![replica_thread], ended }, handle))
     }
@@ -313,18 +312,23 @@ fn armed(settings: &NodeSettings) -> Arc<BreakPoints> {
     Arc::new(break_points)
 }
 
-type Wakes = BTreeMap<MemberId, Arc<Notify>>;
-
-fn links(settings: &NodeSettings, context: &Arc<LinkContext>) -> (Links, Vec<Link>, Wakes) {
-    let mut links = Links::new(Arc::clone(context));
-    let mut running = Vec::new();
-    let mut wakes = Wakes::new();
+/// Links to the configured members and to those that the last view lists; new ones run as they come.
+fn links(
+    settings: &NodeSettings,
+    view: Option<&View>,
+    context: &Arc<LinkContext>,
+    runtime: tokio::runtime::Handle,
+    ended: watch::Receiver<Ended>,
+) -> Links {
+    let spawn = move |link: Link| drop(runtime.spawn(until_the_end(link, ended.clone())));
+    let mut links = Links::new(Arc::clone(context), Box::new(spawn));
     for (member, endpoint, _) in settings.members.iter().filter(|(member, ..)| *member != settings.member) {
-        let wake = Arc::new(Notify::new());
-        running.push(links.add(*member, endpoint.clone(), Arc::clone(&wake)));
-        wakes.insert(*member, wake);
+        links.add(*member, endpoint.clone());
     }
-    (links, running, wakes)
+    if let Some(view) = view {
+        links.follow(view);
+    }
+    links
 }
 
 /// Where records go, and the thread that writes them, if there is one.

@@ -1,6 +1,5 @@
 //! Links and incoming connections against each other, and against others that misbehave, over loopback.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,6 @@ use parking_lot::Mutex;
 use tarpc::context;
 use tarpc::server::{BaseChannel, Channel, Config};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use wire::{Connection, Endpoint, Hello, Listener, Role, Welcome};
 
@@ -19,6 +17,7 @@ use super::break_point::BreakPoints;
 use super::inbox::{Inbox, Request};
 use super::incoming::{Incoming, PeerError};
 use super::link::{LinkContext, Links, MemberService, MemberServiceClient};
+use super::peers::Peers;
 use crate::{ClusterId, Envelope, Identity, Incarnation, MemberId, Message, Viewstamp};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -39,14 +38,17 @@ fn context_of(member: u64, cluster: u128) -> (Arc<LinkContext>, Receiver<Request
         cluster: Mutex::new(ClusterId(cluster)),
         inbox: Arc::new(inbox),
         break_points: Arc::new(BreakPoints::default()),
+        peers: Peers::default(),
     };
     (Arc::new(context), requests)
 }
 
 /// The incoming side of member 2, which knows members 1 and 3.
 fn incoming(context: &Arc<LinkContext>) -> Incoming {
-    let wakes = [1, 3].map(|member| (MemberId(member), Arc::new(Notify::new())));
-    Incoming::new(Arc::clone(context), BTreeMap::from(wakes))
+    for member in [1, 3] {
+        drop(context.peers.add(MemberId(member), "127.0.0.1:1".parse().expect("an address")));
+    }
+    Incoming::new(Arc::clone(context))
 }
 
 async fn listener() -> (Listener, Endpoint) {
@@ -59,9 +61,11 @@ async fn listener() -> (Listener, Endpoint) {
 /// A link from member 1 to member 2, running, with messages for these views waiting from before it was connected.
 fn link_to(endpoint: Endpoint, views: impl Iterator<Item = u64>) -> (Links, Receiver<Request>, JoinHandle<()>) {
     let (context, requests) = context_of(1, 7);
-    let mut links = Links::new(context);
-    let link = links.add(MemberId(2), endpoint, Arc::new(Notify::new()));
+    let (spawn, spawned) = crossbeam_channel::unbounded();
+    let mut links = Links::new(context, Box::new(move |link| drop(spawn.send(link))));
+    links.add(MemberId(2), endpoint);
     views.for_each(|view| links.send(MemberId(2), Message::StepDown { view }));
+    let link = spawned.recv().expect("it is new");
     (links, requests, tokio::spawn(link.run()))
 }
 
@@ -307,7 +311,7 @@ fn a_stranger_is_refused_in_words() {
     let bad = [
         (Hello { role: Role::Client, ..good }, "members here, not clients"),
         (Hello { sender: 2, ..good }, "two members have the same id"),
-        (Hello { sender: 4, ..good }, "without a member 4"),
+        (Hello { sender: 4, ..good }, "knows no member 4"),
         (Hello { cluster: 8, ..good }, "belongs to cluster 00000000000000000000000000000007"),
     ];
     run(async move {

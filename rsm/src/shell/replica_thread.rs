@@ -231,6 +231,9 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
                     control_changed = true;
                     self.links.set_cluster(control.cluster());
                     let view = control.config.as_ref().map_or(0, |config| config.last.number);
+                    if let Some(config) = &control.config {
+                        self.links.follow(&config.last);
+                    }
                     self.state.watch.entering.push((self.state.given, view));
                 }
                 Record::Append(entry) => self.state.watch.last = entry.viewstamp,

@@ -1,9 +1,8 @@
 //! The replica thread round by round, with the log writer's side in the test's hands.
 
-use tokio::sync::Notify;
-
 use super::super::link::{Link, LinkContext};
 use super::super::log_writer;
+use super::super::peers::Peers;
 use super::*;
 use crate::{
     ClusterId, Control, Entry, Founding, Identity, Incarnation, Kind, Payload, Recovered, Settings, Slot, Standing,
@@ -61,9 +60,12 @@ fn bench() -> Bench {
         cluster: parking_lot::Mutex::new(ClusterId(0)),
         inbox: Arc::clone(&inbox),
         break_points: Arc::clone(&break_points),
+        peers: Peers::default(),
     };
-    let mut links = Links::new(Arc::new(context));
-    let link = links.add(MemberId(1), "127.0.0.1:1".parse().expect("an address"), Arc::new(Notify::new()));
+    let (spawn, spawned) = crossbeam_channel::unbounded();
+    let mut links = Links::new(Arc::new(context), Box::new(move |link| drop(spawn.send(link))));
+    links.add(MemberId(1), "127.0.0.1:1".parse().expect("an address"));
+    let link = spawned.recv().expect("it is new");
     let members = slots().into_iter().map(|slot| (slot.member, slot.address, slot.kind)).collect();
     let settings = Settings {
         founding: Founding { name: "test".into(), members, mode: "nvm".into() },

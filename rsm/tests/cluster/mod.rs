@@ -73,6 +73,8 @@ pub(crate) struct Member {
 pub(crate) struct Cluster {
     pub(crate) dir: PathBuf,
     pub(crate) endpoints: Vec<Endpoint>,
+    /// What each member stores; replicas where it does not say.
+    pub(crate) kinds: Vec<Kind>,
     pub(crate) backend: Backend,
     pub(crate) snapshot_every_bytes: usize,
     pub(crate) members: BTreeMap<u64, Member>,
@@ -98,7 +100,8 @@ impl Cluster {
     /// A cluster whose members do not run yet.
     pub(crate) fn stopped(dir: &Path, endpoints: Vec<Endpoint>) -> Cluster {
         let (dir, members) = (dir.to_owned(), BTreeMap::new());
-        Cluster { dir, endpoints, backend: Backend::File, snapshot_every_bytes: 4 << 20, members }
+        let kinds = vec![Kind::Replica; endpoints.len()];
+        Cluster { dir, endpoints, kinds, backend: Backend::File, snapshot_every_bytes: 4 << 20, members }
     }
 
     pub(crate) async fn start_all(&mut self) {
@@ -108,7 +111,8 @@ impl Cluster {
     }
 
     fn settings(&self, id: u64) -> NodeSettings {
-        let members = (1..).zip(&self.endpoints).map(|(id, at)| (MemberId(id), at.clone(), Kind::Replica)).collect();
+        let members = (1..).zip(&self.endpoints).zip(&self.kinds);
+        let members = members.map(|((id, at), kind)| (MemberId(id), at.clone(), *kind)).collect();
         NodeSettings {
             ring_bytes: 16 << 20,
             snapshot_every_bytes: self.snapshot_every_bytes,
@@ -176,10 +180,11 @@ impl Cluster {
         }
     }
 
-    /// All members have executed the same, this many words.
+    /// All replicas have executed the same, this many words.
     pub(crate) async fn agree(&self, words: usize) {
         let mut hashes = BTreeSet::new();
-        for member in self.members.values() {
+        let is_replica = |id: &u64| self.kinds[*id as usize - 1] == Kind::Replica;
+        for (_, member) in self.members.iter().filter(|(id, _)| is_replica(id)) {
             loop {
                 let look = |machine: &mut Words| (machine.words.len(), machine.hash);
                 let (count, hash) = member.handle.visit(look).await.expect("it runs");

@@ -1,7 +1,10 @@
 //! Scripted scenarios, at least one for each rule, with the order of messages and flushes chosen by hand. Where a rule can
 //! be left out (see [`crate::mutant`]) the same scenario shows what then goes wrong.
 
+mod membership;
+mod review;
 mod script;
+mod witness;
 
 use script::Script;
 

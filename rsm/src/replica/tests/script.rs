@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::mutant::Mutant;
 use crate::view::Fnv;
 use crate::{
-    ClusterId, Control, Entry, Founding, Identity, Incarnation, Input, Kind, MemberId, Message, Micros, Output, Record,
-    Recovered, Rejection, Replica, Settings, SnapshotImage, StateMachine, Tag, Timing,
+    Change, ChangeError, ClusterId, Control, Entry, Founding, Identity, Incarnation, Input, Kind, MemberId, Message,
+    Micros, Output, Record, Recovered, Rejection, Replica, Settings, SnapshotImage, StateMachine, Tag, Timing,
 };
 
 /// Remembers every command with its op.
@@ -97,7 +97,14 @@ pub(super) struct Script {
     flight: VecDeque<(Identity, ClusterId, u64, Message)>,
     gated: BTreeMap<u64, Vec<crate::Send>>,
     cut: BTreeSet<(u64, u64)>,
+    /// Messages that get lost: from, to, what.
+    loses: fn(u64, u64, &Message) -> bool,
+    /// What was sent, while it is listened for: from, to, what.
+    pub(super) heard: Option<Vec<(u64, u64, Message)>>,
+    /// What members outside the founding list store.
+    kinds: BTreeMap<u64, Kind>,
     pub(super) answers: BTreeMap<Tag, Result<Vec<u8>, Rejection>>,
+    pub(super) changes: BTreeMap<Tag, Result<u64, ChangeError>>,
     pub(super) faults: BTreeMap<u64, String>,
     next_tag: Tag,
 }
@@ -105,7 +112,13 @@ pub(super) struct Script {
 impl Script {
     /// `count` members with empty stores, none of them started.
     pub(super) fn new(count: u64, mutant: Option<Mutant>) -> Self {
-        let members = (1..=count).map(|id| (MemberId(id), format!("m{id}"), Kind::Replica)).collect();
+        Script::of(&vec![Kind::Replica; count as usize], mutant)
+    }
+
+    /// The same, of these kinds.
+    pub(super) fn of(kinds: &[Kind], mutant: Option<Mutant>) -> Self {
+        let count = kinds.len() as u64;
+        let members = (1..).zip(kinds).map(|(id, kind)| (MemberId(id), format!("m{id}"), *kind)).collect();
         let founding = Founding { name: "test".into(), members, mode: "nvm".into() };
         Script {
             now: 1_000_000,
@@ -122,7 +135,11 @@ impl Script {
             flight: VecDeque::new(),
             gated: BTreeMap::new(),
             cut: BTreeSet::new(),
+            loses: |_, _, _| false,
+            heard: None,
+            kinds: BTreeMap::new(),
             answers: BTreeMap::new(),
+            changes: BTreeMap::new(),
             faults: BTreeMap::new(),
             next_tag: 0,
         }
@@ -130,13 +147,67 @@ impl Script {
 
     /// A founded cluster of three that serves, member 1 primary.
     pub(super) fn serving(count: u64, mutant: Option<Mutant>) -> Self {
-        let mut script = Script::new(count, mutant);
-        for id in 1..=count {
-            script.start(id);
+        let script = Script::new(count, mutant);
+        script.founded()
+    }
+
+    /// All started, and the cluster founded.
+    pub(super) fn founded(mut self) -> Self {
+        for id in self.media.keys().copied().collect::<Vec<_>>() {
+            self.start(id);
         }
-        script.run_until("the cluster is founded", |script| script.primary() == Some(1));
-        script.run(100);
-        script
+        self.run_until("the cluster is founded", |script| script.primary().is_some());
+        self.run(100);
+        self
+    }
+
+    /// A formatted store for one more member, which the founding list does not name.
+    pub(super) fn format(&mut self, id: u64, kind: Kind) {
+        self.kinds.insert(id, kind);
+        self.media.insert(id, Medium::new(id, u128::from(id)));
+    }
+
+    /// From now on these messages get lost.
+    pub(super) fn lose(&mut self, loses: fn(u64, u64, &Message) -> bool) {
+        self.loses = loses;
+    }
+
+    /// Asks a member for a change; the answer comes under the tag.
+    pub(super) fn change(&mut self, id: u64, change: Change) -> Tag {
+        self.next_tag += 1;
+        let tag = self.next_tag;
+        self.step(id, Input::Change { tag, change });
+        tag
+    }
+
+    /// Has the serving primary make a change, and waits for it.
+    pub(super) fn make(&mut self, change: Change) -> Result<u64, ChangeError> {
+        let primary = self.primary().expect("somebody serves");
+        let tag = self.change(primary, change);
+        self.run_until("the change is answered", |script| script.changes.contains_key(&tag));
+        self.changes[&tag].clone()
+    }
+
+    /// Lists a new member, starts it, and waits until it counts.
+    pub(super) fn grow(&mut self, id: u64, kind: Kind) {
+        self.format(id, kind);
+        let change = Change::Add { member: MemberId(id), address: format!("m{id}"), kind };
+        self.make(change).expect("it is added");
+        self.start(id);
+        self.run_until("the new member counts", |script| {
+            script
+                .primary()
+                .is_some_and(|primary| script.view(primary).is_in_sync(MemberId(id), Incarnation(id.into())))
+        });
+    }
+
+    /// A member proposes the next view on its own account, with this primary.
+    pub(super) fn propose(&mut self, id: u64, primary: u64) {
+        let mut out = Output::default();
+        let now = self.now;
+        let replica = self.members.get_mut(&id).expect("it runs");
+        assert!(replica.propose(now, MemberId(primary), &[], &[], &mut out), "it may propose that");
+        self.carry_out(id, out);
     }
 
     pub(super) fn start(&mut self, id: u64) {
@@ -144,7 +215,10 @@ impl Script {
     }
 
     pub(super) fn try_start(&mut self, id: u64) -> Result<(), String> {
-        let settings = Settings { address: format!("m{id}"), ..self.settings.clone() };
+        let mut settings = Settings { address: format!("m{id}"), ..self.settings.clone() };
+        if let Some(kind) = self.kinds.get(&id) {
+            settings.founding.members.push((MemberId(id), format!("m{id}"), *kind));
+        }
         let recovered = self.media[&id].recovered();
         let seed = id + self.now;
         let replica = Replica::new(settings, recovered, Journal::default(), seed, self.now)?;
@@ -192,6 +266,7 @@ impl Script {
 
     pub(super) fn heal(&mut self) {
         self.cut.clear();
+        self.loses = |_, _, _| false;
     }
 
     pub(super) fn step(&mut self, id: u64, input: Input) {
@@ -211,6 +286,7 @@ impl Script {
         let medium = self.media.get_mut(&id).expect("a member of the script");
         medium.records.extend(out.persist);
         self.answers.extend(out.answers);
+        self.changes.extend(out.changes);
         self.gated.entry(id).or_default().extend(out.send);
         self.release(id);
     }
@@ -228,6 +304,9 @@ impl Script {
             .into_iter()
             .partition(|send: &crate::Send| send.after == 0 || send.after + offset <= medium.durable as u64);
         for crate::Send { to, message, .. } in go {
+            if let Some(heard) = &mut self.heard {
+                heard.push((id, to.0, message.clone()));
+            }
             self.flight.push_back((medium.identity, cluster, to.0, message));
         }
         self.gated.insert(id, stay);
@@ -254,7 +333,8 @@ impl Script {
         for _ in 0..100_000 {
             self.flush();
             let Some((from, cluster, to, message)) = self.flight.pop_front() else { return };
-            if !self.cut.contains(&(from.member.0, to)) && self.members.contains_key(&from.member.0) {
+            let lost = (self.loses)(from.member.0, to, &message) || !self.media.contains_key(&to);
+            if !lost && !self.cut.contains(&(from.member.0, to)) && self.members.contains_key(&from.member.0) {
                 self.step(to, Input::Message { cluster, from, message });
             }
         }
@@ -328,10 +408,11 @@ impl Script {
         journal.iter().map(|(_, command)| String::from_utf8_lossy(command).into_owned()).collect()
     }
 
-    /// Everybody that runs has executed the same.
+    /// All replicas that run have executed the same.
     pub(super) fn converge(&mut self) {
         self.run_until("all members have executed the same", |script| {
-            let mut states = script.members.values().map(|replica| (replica.status().executed_op, replica.machine()));
+            let replicas = script.members.values().filter(|replica| !replica.is_witness());
+            let mut states = replicas.map(|replica| (replica.status().executed_op, replica.machine()));
             let first = states.next();
             states.all(|state| Some(state) == first)
         });
