@@ -246,7 +246,7 @@ fn who_does_not_belong_here_is_told_so_in_words() {
             Hello { role: wire::Role::Callback, cluster: 0, sender: client.session.0, secret: client.nonce ^ 1 };
         assert!(refused(callback).await.contains("opened by somebody else"));
         let peer = Hello { role: wire::Role::Peer, cluster: 0, sender: 9, secret: 0 };
-        assert!(refused(peer).await.contains("without a member 9"));
+        assert!(refused(peer).await.contains("knows no member 9"));
 
         let backup = primary % 3 + 1;
         let service = dial(&cluster.endpoints[backup - 1]).await.expect("it listens");
