@@ -648,4 +648,4 @@ impl<W> CachedLock<W> {
 #[cfg(test)]
 pub(crate) mod interleavings;
 #[cfg(test)]
-mod scenarios;
+pub(crate) mod scenarios;

@@ -111,11 +111,8 @@ impl Clerk {
         let floor = self.shared.outbox.lock().floor();
         let keep_alive = self.shared.session.lock().keep_alive(Clocks::now(), floor);
         let call = service.keep_alive(context(), keep_alive);
-        match called(tokio::time::timeout(DIAL_TIMEOUT, call).await, "a keep-alive") {
-            Ok(Err(Refusal::SessionGone)) => Departure::Over,
-            Ok(Err(Refusal::NotPrimary { hint })) => Departure::Elsewhere { answer: error.to_string(), hint },
-            _ => Departure::elsewhere(error.to_string()),
-        }
+        let answer = called(tokio::time::timeout(DIAL_TIMEOUT, call).await, "a keep-alive");
+        Departure::callback_refused(answer.ok().and_then(Result::err), error.to_string())
     }
 
     fn dial_callback(&self, endpoint: &Endpoint) -> impl Future<Output = Result<Ends, DialError>> + Send + use<> {

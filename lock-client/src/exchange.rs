@@ -56,6 +56,18 @@ impl Departure {
     }
 }
 
+impl Departure {
+    /// A server did not take the callback connection (`answer` says why) and was then asked for a keep-alive, which it refused, answered,
+    /// or left without an answer (none). For a session that has ended no server ever takes one.
+    pub fn callback_refused(refusal: Option<Refusal>, answer: String) -> Self {
+        match refusal {
+            Some(Refusal::SessionGone) => Departure::Over,
+            Some(Refusal::NotPrimary { hint }) => Departure::Elsewhere { answer, hint },
+            _ => Departure::elsewhere(answer),
+        }
+    }
+}
+
 /// What is due, apart from submissions and keep-alives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Due {

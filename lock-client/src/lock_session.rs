@@ -268,6 +268,21 @@ impl<W> LockSession<W> {
         self.finish(now);
     }
 
+    /// The server did not take the callback connection; `refusal` is how it then refused a keep-alive, where it did.
+    pub fn on_callback_refused(
+        &mut self,
+        now: Clocks,
+        link: LinkId,
+        refusal: Option<Refusal>,
+        answer: impl Into<String>,
+    ) {
+        self.begin(now);
+        if link == self.link {
+            self.depart(Departure::callback_refused(refusal, answer.into()));
+        }
+        self.finish(now);
+    }
+
     /// Notices came on the callback connection.
     pub fn on_notices(&mut self, now: Clocks, notices: Vec<Notice>) {
         self.begin(now);
@@ -589,3 +604,6 @@ pub(crate) fn ending(stage: Stage) -> Option<AcquireError> {
         Stage::Closing | Stage::Leaving | Stage::Closed => Some(AcquireError::Closed),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod scenarios;

@@ -102,3 +102,64 @@ pub(crate) fn is(mutant: Mutant) -> bool {
 pub(crate) const fn is(_: Mutant) -> bool {
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use super::*;
+    use crate::cache::scenarios::{self as lock, forced};
+    use crate::lock_session::scenarios as session;
+    use crate::session::tests as lease;
+
+    /// The scenario of each bug, which passes without it.
+    const SCENARIOS: [(Mutant, fn()); MUTANTS.len()] = [
+        (Mutant::LeaseFromAnswer, lease::m2_a_lease_counts_from_the_sending_of_the_stamp_that_was_answered),
+        (Mutant::NoMargin, session::m9_a_lease_is_taken_as_over_a_margin_early),
+        (Mutant::AnyStamp, lease::m2_a_lease_counts_from_the_sending_of_the_stamp_that_was_answered),
+        (Mutant::RevokeAnyToken, lock::a_stale_revoke_or_grant_of_an_earlier_tenure_does_nothing),
+        (
+            Mutant::IgnoresUnknownTenure,
+            lock::m12_a_revoke_for_a_tenure_that_the_client_has_not_is_answered_with_its_release,
+        ),
+        (
+            Mutant::AcquireDuringRelease,
+            lock::m13_a_user_who_comes_while_the_release_is_unanswered_waits_for_the_answer,
+        ),
+        (
+            Mutant::ResumeRevivesGuards,
+            session::m10_guards_that_died_with_the_lease_stay_dead_when_it_is_in_force_again,
+        ),
+        (
+            Mutant::NeverAsksAgain,
+            session::m11_a_lost_grant_notice_is_made_good_within_three_seconds_and_on_a_new_connection,
+        ),
+        (Mutant::ReusesNumbers, session::numbers_go_on_over_a_broken_connection),
+        (
+            Mutant::KeepsCancelledGrant,
+            lock::m12_a_wish_that_is_withdrawn_is_cancelled_and_a_grant_meanwhile_is_not_used,
+        ),
+        (
+            Mutant::AdmitsForEver,
+            lock::m14_after_a_revoke_only_those_who_waited_already_are_served_and_at_most_sixteen,
+        ),
+        (
+            Mutant::TrustsCallback,
+            session::m16_a_revoke_that_came_with_a_keep_alive_first_reopens_a_silent_callback_connection,
+        ),
+        (Mutant::ReleasesUnflushed, lock::a_revoked_free_lock_is_flushed_and_then_released),
+        (
+            Mutant::IgnoresForce,
+            forced::m23_a_tenure_that_is_ended_by_force_in_use_is_confirmed_without_a_flush_and_its_user_counts_no_longer,
+        ),
+    ];
+
+    #[test]
+    fn each_known_bug_fails_its_scenario() {
+        for ((name, mutant), (of, scenario)) in MUTANTS.into_iter().zip(SCENARIOS) {
+            assert_eq!(mutant, of);
+            scenario();
+            assert!(catch_unwind(|| with(mutant, scenario)).is_err(), "{name} was not noticed");
+        }
+    }
+}

@@ -175,7 +175,7 @@ pub(crate) fn nanoseconds(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn m2_a_lease_counts_from_the_sending_of_the_stamp_that_was_answered() {
+    pub(crate) fn m2_a_lease_counts_from_the_sending_of_the_stamp_that_was_answered() {
         let mut session = session();
         assert_eq!(session.deadline_ns(), 109 * SECOND);
         let lost = session.keep_alive(at(101), RequestNumber(1));

@@ -190,7 +190,8 @@ impl Shared {
             return Ok(());
         }
         self.stage.fetch_max(Stage::Leaving as u8, Ordering::SeqCst);
-        let (lease, session) = (self.session.lock().lease(), self.session_id());
+        let lease = self.session.lock().lease();
+        let session = self.session_id();
         let closed = self
             .call(lease, move |service: LockServiceClient| async move {
                 service.close(crate::dial::context(), session).await

@@ -2,7 +2,7 @@
 
 use super::*;
 
-mod forced;
+pub(crate) mod forced;
 
 const NAME: &str = "orders/42";
 
@@ -144,7 +144,7 @@ fn a_cached_lock_is_had_again_without_a_request() {
 }
 
 #[test]
-fn a_revoked_free_lock_is_flushed_and_then_released() {
+pub(crate) fn a_revoked_free_lock_is_flushed_and_then_released() {
     let mut script = Script::cached(Exclusive, 5);
     assert!(script.revoke(5, None));
     assert!(script.sent().is_empty(), "nothing leaves before the flush");
@@ -154,7 +154,7 @@ fn a_revoked_free_lock_is_flushed_and_then_released() {
 }
 
 #[test]
-fn a_stale_revoke_or_grant_of_an_earlier_tenure_does_nothing() {
+pub(crate) fn a_stale_revoke_or_grant_of_an_earlier_tenure_does_nothing() {
     let mut script = Script::cached(Exclusive, 5);
     assert!(!script.revoke(4, None));
     script.notice(1, 4);
@@ -259,7 +259,7 @@ fn m11_a_place_in_the_queue_that_is_gone_is_taken_anew() {
 }
 
 #[test]
-fn m12_a_wish_that_is_withdrawn_is_cancelled_and_a_grant_meanwhile_is_not_used() {
+pub(crate) fn m12_a_wish_that_is_withdrawn_is_cancelled_and_a_grant_meanwhile_is_not_used() {
     let mut script = Script::new();
     let id = script.wait('a', Exclusive);
     let (acquire, _) = script.sent_one();
@@ -276,7 +276,7 @@ fn m12_a_wish_that_is_withdrawn_is_cancelled_and_a_grant_meanwhile_is_not_used()
 }
 
 #[test]
-fn m12_a_revoke_for_a_tenure_that_the_client_has_not_is_answered_with_its_release() {
+pub(crate) fn m12_a_revoke_for_a_tenure_that_the_client_has_not_is_answered_with_its_release() {
     let mut script = Script::new();
     assert!(script.revoke(7, None));
     let (number, text) = script.sent_one();
@@ -320,7 +320,7 @@ fn m12_a_revoke_while_queued_makes_the_client_ask_at_once_instead_of_releasing_w
 }
 
 #[test]
-fn m13_a_user_who_comes_while_the_release_is_unanswered_waits_for_the_answer() {
+pub(crate) fn m13_a_user_who_comes_while_the_release_is_unanswered_waits_for_the_answer() {
     let mut script = Script::cached(Exclusive, 5);
     script.revoke(5, None);
     script.flush();
@@ -364,7 +364,7 @@ fn m13_a_grant_notice_that_overtakes_the_answer_to_its_requeue_counts_once() {
 }
 
 #[test]
-fn m14_after_a_revoke_only_those_who_waited_already_are_served_and_at_most_sixteen() {
+pub(crate) fn m14_after_a_revoke_only_those_who_waited_already_are_served_and_at_most_sixteen() {
     let mut script = Script::new();
     script.wait('x', Exclusive);
     let (number, _) = script.sent_one();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn m23_a_tenure_that_is_ended_by_force_in_use_is_confirmed_without_a_flush_and_its_user_counts_no_longer() {
+pub(crate) fn m23_a_tenure_that_is_ended_by_force_in_use_is_confirmed_without_a_flush_and_its_user_counts_no_longer() {
     let mut script = Script::cached(Exclusive, 5);
     script.lock.start_cached(Exclusive, 0, 2).unwrap();
     script.force(5);
@@ -103,13 +103,4 @@ fn m23_a_force_of_a_tenure_that_the_client_does_not_know_is_confirmed() {
     script.force(5);
     assert_eq!(script.sent_one().1, "release 5");
     assert_eq!(script.lock.start_cached(Exclusive, 0, 2), Some(FencingToken(9)), "the present tenure goes on");
-}
-
-#[test]
-fn m23_the_switch_that_ignores_force_is_noticed_here() {
-    crate::mutant::with(Mutant::IgnoresForce, || {
-        let mut script = Script::cached(Exclusive, 5);
-        script.force(5);
-        assert_eq!(script.lock.start_cached(Exclusive, 0, 2), Some(FencingToken(5)));
-    });
 }
