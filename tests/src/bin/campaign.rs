@@ -1,5 +1,7 @@
 //! Real processes and a nemesis; see [`plumeria_tests::campaign`].
 
+#![expect(clippy::disallowed_methods, reason = "real processes live in real time; the bans are for the simulator")]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -43,7 +45,7 @@ struct Arguments {
     #[arg(long)]
     loopback: bool,
     /// Where what failed is put: history, what was done, logs.
-    #[arg(long, default_value = "campaign-failures")]
+    #[arg(long, default_value = "target/campaign-failures")]
     evidence: PathBuf,
     /// The lock server; at first the one with break points beside this program.
     #[arg(long)]

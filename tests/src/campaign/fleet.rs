@@ -1,5 +1,6 @@
 //! The client processes, as the driver has them.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -174,12 +175,8 @@ impl Client {
 pub(crate) async fn all_are_granted(books: &Books, clients: &[u64]) -> Checked<()> {
     let (since, deadline) = (monotonic().as_nanos() as u64, Instant::now() + PATIENCE);
     loop {
-        let mut waiting: Vec<u64> = clients.to_vec();
-        let book = books.open();
-        for call in book.calls.iter().filter(|call| call.token.is_some() && call.returned > Some(since)) {
-            waiting.retain(|client| *client != call.client);
-        }
-        drop(book);
+        let granted = granted_since(&books.open().calls, since);
+        let waiting: Vec<u64> = clients.iter().copied().filter(|client| !granted.contains(client)).collect();
         if waiting.is_empty() {
             return Ok(());
         }
@@ -189,4 +186,9 @@ pub(crate) async fn all_are_granted(books: &Books, clients: &[u64]) -> Checked<(
         }
         sleep(POLL).await;
     }
+}
+
+fn granted_since(calls: &Calls, since: u64) -> BTreeSet<u64> {
+    let granted = calls.iter().filter(|call| call.token.is_some() && call.returned > Some(since));
+    granted.map(|call| call.client).collect()
 }

@@ -23,7 +23,6 @@
 //!   them but CLOCK_REALTIME, and that is the machine's.
 //! - A full disk is a small one, filled by another's file; a member on it may stop, and is started again.
 //! - Machines do not lose power here: what was written is there after a kill, flushed or not. Lost flushes are the simulator's part.
-#![expect(clippy::disallowed_methods, reason = "real processes live in real time; the bans are for the simulator")]
 
 mod client;
 mod diary;

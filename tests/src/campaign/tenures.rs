@@ -230,7 +230,10 @@ mod tests {
         }
     }
 
-    fn judged(tenures: &[(u64, bool, u64, (u64, u64), Option<u64>)]) -> Result<(), String> {
+    /// Client, whether exclusive, token, span, when it was freed.
+    type Tenure = (u64, bool, u64, (u64, u64), Option<u64>);
+
+    fn judged(tenures: &[Tenure]) -> Result<(), String> {
         let mut calls = Calls::default();
         for (client, exclusive, token, span, freed) in tenures {
             tenure(&mut calls, *client, *exclusive, *token, *span, *freed);
