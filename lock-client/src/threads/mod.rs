@@ -96,7 +96,7 @@ fn check(test: impl Fn() + Send + Sync + Clone + 'static) {
 }
 
 /// Says how many schedules it took where one fails.
-struct Count(&'static str, AtomicUsize);
+struct Count(&'static str, Arc<AtomicUsize>);
 
 impl Drop for Count {
     fn drop(&mut self) {
@@ -110,10 +110,10 @@ fn check_with(name: &'static str, scheduler: impl Scheduler + 'static, test: imp
     let mut config = Config::default();
     config.stack_size = STACK_SIZE_BYTES;
     config.silence_warnings = true;
-    let count = Arc::new(Count(name, AtomicUsize::new(0)));
-    let each = Arc::clone(&count);
+    let count = Count(name, Arc::new(AtomicUsize::new(0)));
+    let each = Arc::clone(&count.1);
     Runner::new(scheduler, config).run(move || {
-        each.1.fetch_add(1, Ordering::Relaxed);
+        each.fetch_add(1, Ordering::Relaxed);
         test();
     });
     drop(count);
