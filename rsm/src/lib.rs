@@ -2,10 +2,10 @@
 //!
 //! # Chapter
 //!
-//! A cluster is a fixed set of **slots**, each a member's number. What fills a slot is one life of that member's store, its
+//! A cluster is a set of **slots**, each a member's number. What fills a slot is one life of that member's store, its
 //! **incarnation**. A **view** says who is primary, which incarnation fills each slot, and which of them are **in sync**;
 //! view k is decided by Paxos instance k, whose acceptors are the slots of view k-1. With n slots, every quorum is
-//! q = ⌊n/2⌋ + 1.
+//! q = ⌊n/2⌋ + 1, and f = n - q may be down.
 //!
 //! The primary puts commands, many at a time, into **entries**; an entry's **viewstamp** is (view, number of its last op),
 //! and op numbers run on through all views without gaps. It sends entries to everybody at the same time as to its own
@@ -29,6 +29,11 @@
 //! and is promoted when it holds everything. So the death of a minority costs its clients nothing, unless the primary was
 //! among it.
 //!
+//! An operator adds, removes and replaces members while the cluster serves ([`Change`]). An added member is first a
+//! **learner**, outside n: it gets the log and counts for nothing, until it has caught up and a view counts it in. Of the n, up to f may
+//! be **witnesses**: they vote, and hold the log's tail, but have no state and are never primary, so they cost little; two
+//! replicas and a witness bear what three replicas bear.
+//!
 //! It is Viewstamped Replication (Oki and Liskov, PODC 1988; Liskov and Cowling 2012), with the primary of a view decided
 //! rather than derived, as in Vertical Paxos (Lamport, Malkhi, Zhou, PODC 2009) and PacificA (Lin et al. 2008).
 //!
@@ -47,14 +52,18 @@
 //! | S9 | Only what is committed is executed, in order, once; answers come out of the execution. | `replica/execution.rs` |
 //! | S10 | A lost store is another incarnation. Founding needs the word of all members. | `replica/founding.rs` |
 //! | S11 | One ballot carries one value; nothing rests on a proposal having failed. | `paxos`, `replica/views.rs` |
+//! | S12 | A view adds, removes or counts in one slot; n changes only in the view after one that has started. | `view.rs`, `replica/membership.rs` |
+//! | S13 | A witness drops only what q replicas hold; the primary is always a replica. | `replica/witness.rs`, `replica/view_change.rs` |
 //!
 //! **Cores decide, shells act.** [`Replica`] is a plain struct: it takes an [`Input`], fills an [`Output`] (persist, then send,
 //! then answer), and knows no clock, thread, socket or file. [`Node`] is the shell around it.
 //!
 //! # Limits of this implementation
 //!
-//! - The number of slots is fixed at founding; a slot's store can be replaced, a slot cannot be added or removed.
-//! - All members are replicas. A witness is a kind that views can list, and that nothing makes yet.
+//! - A learner is promoted by itself when it has caught up; an operator cannot hold it back, but can remove it.
+//! - With one member more than an odd number nothing more may be down: four bear one failure, like three.
+//! - A witness keeps its log in memory, as replicas do; its room is bounded by the same setting.
+//! - A member that was removed while it was away stops only when it can reach a member that has been running since.
 //! - A damaged entry is not repaired from another member: a store that is damaged refuses to start, and its member
 //!   rejoins with an empty one.
 //! - A snapshot is taken in one go on the replica thread, and its newest image stays in memory for laggards.

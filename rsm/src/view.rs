@@ -427,4 +427,72 @@ mod tests {
         new.parent ^= 1;
         assert!(new.may_follow(&old).is_err());
     }
+
+    use Standing::Learner;
+
+    fn add(member: u64, kind: Kind) -> Change {
+        Change::Add { member: MemberId(member), address: format!("127.0.0.1:{}", 7100 + member), kind }
+    }
+
+    #[test]
+    fn s12_a_learner_changes_no_quorum_and_its_promotion_changes_nothing_else() {
+        let old = view_of(&[InSync, InSync, InSync]);
+        let added = old.changed(&add(4, Kind::Replica)).expect("it may be added");
+        assert_eq!((added.majority(), added.acceptors().len()), (2, 3));
+        let mut learner = added.clone();
+        learner.slots[3].incarnation = Incarnation(4);
+        learner.number += 1;
+        learner.parent = Decree::hash(&added);
+        assert_eq!(learner.may_follow(&added), Ok(()), "its store is listed");
+        let grown = learner.with_learner_promoted(MemberId(4));
+        assert_eq!((grown.may_follow(&learner), grown.majority(), grown.bearable()), (Ok(()), 3, 1));
+        let nobody = added.with_learner_promoted(MemberId(4));
+        assert!(nobody.may_follow(&added).expect_err("refused").contains("without a store"));
+        let mut elsewhere = learner.with_learner_promoted(MemberId(4));
+        elsewhere.primary = MemberId(2);
+        assert!(elsewhere.may_follow(&learner).expect_err("refused").contains("something else"));
+        elsewhere.primary = MemberId(1);
+        elsewhere.slots[2] = slot(3, 33, Syncing);
+        assert!(elsewhere.may_follow(&learner).expect_err("refused").contains("something else"));
+    }
+
+    #[test]
+    fn s12_a_view_changes_the_list_by_one_slot() {
+        let old = view_of(&[InSync, InSync, InSync, InSync, InSync]);
+        let mut two_gone = old.changed(&Change::Remove { member: MemberId(5) }).expect("one may go");
+        assert_eq!(two_gone.may_follow(&old), Ok(()));
+        two_gone.slots.pop();
+        assert!(two_gone.may_follow(&old).expect_err("refused").contains("more than one slot"));
+        let mut swapped = old.changed(&Change::Remove { member: MemberId(5) }).expect("one may go");
+        swapped.slots.push(slot(6, 6, Learner));
+        assert!(swapped.may_follow(&old).expect_err("refused").contains("more than one slot"));
+        let mut voter = old.changed(&add(6, Kind::Replica)).expect("it may be added");
+        voter.slots[5].standing = Syncing;
+        assert!(voter.may_follow(&old).expect_err("refused").contains("added with a vote"));
+    }
+
+    #[test]
+    fn s12_standings_go_one_way() {
+        let old = view_of(&[InSync, InSync, InSync, Learner]);
+        for (place, standing, words) in [(3, Syncing, "before it is in sync"), (2, Learner, "loses its vote")] {
+            let mut new = old.successor(MemberId(1), &[], &[]);
+            new.slots[place].standing = standing;
+            assert!(new.may_follow(&old).expect_err("refused").contains(words));
+        }
+        let replaced = old.successor(MemberId(1), &[], &[slot(4, 44, Learner)]);
+        assert_eq!((replaced.may_follow(&old), replaced.slots[3].standing), (Ok(()), Learner));
+    }
+
+    #[test]
+    fn s13_witnesses_are_fewer_than_half_and_never_primary() {
+        let mut old = view_of(&[InSync, InSync, InSync]);
+        old.slots[2].kind = Kind::Witness;
+        assert!(old.is_well_formed());
+        assert!(old.successor(MemberId(3), &[], &[]).may_follow(&old).expect_err("refused").contains("no replica"));
+        assert!(old.changed(&add(4, Kind::Witness)).expect_err("refused").contains("witnesses"));
+        let two = old.changed(&Change::Remove { member: MemberId(2) });
+        assert!(two.expect_err("refused").contains("1 of 2 members would be witnesses, 0 may be"));
+        old.slots[1].kind = Kind::Witness;
+        assert!(!old.is_well_formed());
+    }
 }

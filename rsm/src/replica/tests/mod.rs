@@ -2,6 +2,7 @@
 //! be left out (see [`crate::mutant`]) the same scenario shows what then goes wrong.
 
 mod membership;
+mod paxos_rules;
 mod review;
 mod script;
 mod witness;
