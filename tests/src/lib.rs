@@ -3,4 +3,5 @@
 pub mod campaign;
 pub mod lab;
 pub mod linearizability;
+pub mod model;
 pub mod simulator;
