@@ -114,24 +114,26 @@ fn s13_a_witness_drops_what_both_replicas_hold_also_over_a_restart() {
 
 #[test]
 fn m7_a_lost_replica_stops_the_dropping_until_its_successor_is_promoted() {
-    let mut script = two_and_a_witness(None);
+    let mut script = Script::of(&[Replica, Replica, Replica, Replica, Witness], None);
+    script.settings.snapshot_every_bytes = 2 << 10;
+    let mut script = script.founded();
     commit_many(&mut script, 1, 40);
     script.run(200);
-    script.lose_store(2);
+    script.lose_store(4);
     script.run(1500);
-    script.hold_disk(2, true); // listed, and never caught up
-    script.start(2);
-    script.run_until("it is listed", |script| script.view(1).lists(MemberId(2), Incarnation(102)));
+    script.hold_disk(4, true); // listed, and never caught up
+    script.start(4);
+    script.run_until("it is listed", |script| script.view(1).lists(MemberId(4), Incarnation(104)));
     script.run_until("the primary serves", |script| script.primary() == Some(1));
-    let start = log_start(&script, 3);
+    let start = log_start(&script, 5);
     commit_many(&mut script, 41, 40);
     script.run(500);
-    assert_eq!(log_start(&script, 3), start, "it drops nothing");
-    script.hold_disk(2, false);
-    script.run_until("it is promoted", |script| script.view(1).is_in_sync(MemberId(2), Incarnation(102)));
+    assert_eq!(log_start(&script, 5), start, "it drops nothing, though three replicas hold all of it");
+    script.hold_disk(4, false);
+    script.run_until("it is promoted", |script| script.view(1).is_in_sync(MemberId(4), Incarnation(104)));
     script.run_until("the primary serves", |script| script.primary() == Some(1));
     commit_many(&mut script, 81, 5);
-    script.run_until("the witness drops again", |script| log_start(script, 3) > start);
+    script.run_until("the witness drops again", |script| log_start(script, 5) > start);
 }
 
 #[test]
