@@ -33,9 +33,19 @@ struct Journal {
     events: Vec<Event>,
     keeps_history: bool,
     flushes_left: Option<usize>,
-    /// Stores and flushes that still succeed, and how the later ones fail.
-    operations_left: Option<(usize, io::ErrorKind)>,
+    failure: Option<Failure>,
+    gathers: bool,
     boot_id: [u8; 16],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    /// Stores and flushes that still succeed.
+    operations_left: usize,
+    /// How the later ones fail.
+    kind: io::ErrorKind,
+    /// What of the first store that fails is stored all the same.
+    kept_bytes: usize,
 }
 
 /// A simulated machine with the media of one store.
@@ -72,7 +82,8 @@ impl SimDisk {
             events: Vec::new(),
             keeps_history: true,
             flushes_left: None,
-            operations_left: None,
+            failure: None,
+            gathers: true,
             boot_id: [0; 16],
         };
         SimDisk { journal: Arc::new(Mutex::new(journal)) }
@@ -106,16 +117,32 @@ impl SimDisk {
         lock(&self.journal).flushes_left = Some(flushes);
     }
 
-    /// After this many more stores and flushes, each fails in this way, until the next call.
-    pub fn fail_after(&self, operations: usize, kind: io::ErrorKind) {
-        lock(&self.journal).operations_left = Some((operations, kind));
+    /// After this many more stores and flushes, each fails in this way. Of the first store that fails the beginning is
+    /// stored all the same, if that many bytes are fewer than all.
+    pub fn fail_after(&self, operations_left: usize, kind: io::ErrorKind, kept_bytes: usize) {
+        lock(&self.journal).failure = Some(Failure { operations_left, kind, kept_bytes });
+    }
+
+    /// Whether a store or flush would fail now.
+    pub fn is_failing(&self) -> bool {
+        lock(&self.journal).failure.is_some_and(|failure| failure.operations_left == 0)
+    }
+
+    /// Whether frames should be gathered into one store, as for a file; at first they should.
+    pub fn set_gathers(&self, gathers: bool) {
+        lock(&self.journal).gathers = gathers;
+    }
+
+    /// Size of a medium, in bytes. 0 is the store, 1 and 2 are the areas.
+    pub fn size(&self, which: usize) -> usize {
+        lock(&self.journal).visible[which].len()
     }
 
     /// Nothing fails any more. Returns whether something had failed, or would have next.
     pub fn mend(&self) -> bool {
         let mut journal = lock(&self.journal);
         journal.flushes_left = None;
-        journal.operations_left.take().is_some_and(|(left, _)| left == 0)
+        journal.failure.take().is_some_and(|failure| failure.operations_left == 0)
     }
 
     /// The machine's boot, as the store is told it.
@@ -246,10 +273,10 @@ fn apply(images: &mut Images, event: &Event) {
 impl Journal {
     /// Counts a store or a flush.
     fn admit(&mut self) -> io::Result<()> {
-        match &mut self.operations_left {
-            Some((0, kind)) => Err((*kind).into()),
-            Some((left, _)) => {
-                *left -= 1;
+        match &mut self.failure {
+            Some(Failure { operations_left: 0, kind, .. }) => Err((*kind).into()),
+            Some(failure) => {
+                failure.operations_left -= 1;
                 Ok(())
             }
             None => Ok(()),
@@ -306,9 +333,13 @@ impl Medium for Sim {
         if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > size) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        journal.admit()?;
-        journal.record(Event::Store { which: self.which, offset: offset as usize, bytes: bytes.to_vec() });
-        Ok(())
+        let admitted = journal.admit();
+        let kept = match &mut journal.failure {
+            Some(failure) if admitted.is_err() => std::mem::take(&mut failure.kept_bytes).min(bytes.len()),
+            _ => bytes.len(),
+        };
+        journal.record(Event::Store { which: self.which, offset: offset as usize, bytes: bytes[..kept].to_vec() });
+        admitted
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -324,7 +355,7 @@ impl Medium for Sim {
     }
 
     fn gathers(&self) -> bool {
-        true
+        lock(&self.journal).gathers
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -381,11 +412,13 @@ mod tests {
         let disk = SimDisk::forgetful(8);
         let mut store = disk.media().store;
         store.resize(8).expect("room");
-        disk.fail_after(1, io::ErrorKind::StorageFull);
-        assert!(store.write(0, &[1]).is_ok());
+        disk.fail_after(1, io::ErrorKind::StorageFull, 2);
+        assert!(store.write(0, &[1; 8]).is_ok());
         for _ in 0..2 {
-            assert_eq!(store.flush().expect_err("fails").kind(), io::ErrorKind::StorageFull);
+            assert_eq!(store.write(0, &[2; 8]).expect_err("fails").kind(), io::ErrorKind::StorageFull);
         }
+        assert!(store.flush().is_err());
+        assert_eq!(disk.visible()[0], [2, 2, 1, 1, 1, 1, 1, 1]);
         assert!(disk.mend() && store.flush().is_ok());
     }
 }

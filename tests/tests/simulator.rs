@@ -1,20 +1,23 @@
 //! The simulator's suite: seeds that failed once, a fixed range, and a fresh range each time.
 
-use plumeria_tests::simulator::{Counters, Options, Outcome, Workload, report, run};
+use plumeria_tests::simulator::{Counters, Durability, Options, Outcome, Workload, report, run};
 
 /// The fixed range; together its runs must reach every rare branch.
 const FIXED_SEEDS: std::ops::RangeInclusive<u64> = 1..=400;
 /// Seeds that nobody has run before, each time.
 const FRESH_SEEDS: u64 = 200;
+/// Seeds that are run with stores that survive less.
+const VOLATILE_SEEDS: std::ops::RangeInclusive<u64> = 1..=40;
+/// Seeds whose whole stories are compared.
+const TOLD_SEEDS: std::ops::RangeInclusive<u64> = 1..=3;
 /// Seeds that are run twice.
 const TWICE_SEEDS: std::ops::RangeInclusive<u64> = 1..=12;
 
 fn expect_whole(seed: u64) -> Outcome {
-    expect_whole_as(seed, None)
+    expect_whole_with(seed, Options::default())
 }
 
-fn expect_whole_as(seed: u64, workload: Option<Workload>) -> Outcome {
-    let options = Options { workload, ..Options::default() };
+fn expect_whole_with(seed: u64, options: Options) -> Outcome {
     let outcome = run(seed, &options);
     assert!(outcome.failure.is_none(), "seed {seed}: {}", report(&outcome, &options));
     outcome
@@ -28,7 +31,7 @@ fn seeds_that_failed_once_do_not_fail_again() {
         lines.map(|line| read(line).expect("a line begins with a seed and a workload")).collect();
     assert!(!seeds.is_empty(), "the file was read");
     for (seed, workload) in seeds {
-        expect_whole_as(seed, Some(workload));
+        expect_whole_with(seed, Options { workload: Some(workload), ..Options::default() });
     }
 }
 
@@ -66,9 +69,40 @@ fn the_same_seed_is_the_same_run() {
         let told = run(seed, &Options { trace_lines: 10, ..Options::default() });
         assert_eq!(told.trace_hash, one.trace_hash, "telling the story does not change it");
     }
+    let story = |seed| run(seed, &Options { trace_lines: usize::MAX, ..Options::default() }).trace;
+    for seed in TOLD_SEEDS {
+        assert!(story(seed) == story(seed), "the story of seed {seed} is the same, letter by letter");
+    }
     let hashes = TWICE_SEEDS.map(|seed| run(seed, &Options::default()).trace_hash);
     let distinct: std::collections::BTreeSet<u64> = hashes.collect();
     assert_eq!(distinct.len(), TWICE_SEEDS.count(), "another seed is another run");
+}
+
+#[test]
+fn members_whose_stores_survive_nothing_are_restarted_one_by_one_and_lose_nothing() {
+    for durability in [Durability::Process, Durability::Memory] {
+        let mut counters = Counters::default();
+        for seed in VOLATILE_SEEDS {
+            let options = Options { durability: Some(durability), ..Options::default() };
+            counters.merge(&expect_whole_with(seed, options).counters);
+        }
+        for name in ["volatile restarts", "rolling restarts", "members replaced", "promotions"] {
+            assert!(counters.get(name) > 0, "{durability}: never {name}");
+        }
+    }
+}
+
+/// The counter-example to recovery without a disk: a member that forgets its promise, and votes again under its old name,
+/// while the others restart.
+#[cfg(feature = "mutants")]
+#[test]
+fn a_volatile_member_that_forgets_and_keeps_its_name_is_caught() {
+    let options = |seed| (seed, Some(Durability::Process), Some("amnesia".to_owned()));
+    let caught = (1..=100).map(options).find_map(|(seed, durability, mutant)| {
+        run(seed, &Options { durability, mutant, ..Options::default() }).failure.map(|violation| (seed, violation))
+    });
+    let (seed, violation) = caught.expect("some seed shows it");
+    println!("caught by seed {seed}: {}", violation.rule);
 }
 
 /// The net is proven: each known bug is put back, and some seed must catch it.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use plumeria_tests::simulator::{Counters, Known, Options, Workload, mutants, report, run};
+use plumeria_tests::simulator::{Counters, Durability, Known, Options, Workload, mutants, report, run};
 
 /// Runs whole clusters, one seed each.
 #[derive(Debug, Parser)]
@@ -21,6 +21,9 @@ struct Arguments {
     /// What is replicated, instead of what each seed draws: register, kv or locks.
     #[arg(long)]
     workload: Option<Workload>,
+    /// What stores survive, instead of what each seed draws: durable, memory (the process) or process (nothing).
+    #[arg(long, value_name = "MODE")]
+    durability: Option<Durability>,
     /// Runs one seed only, and prints its whole story.
     #[arg(long, value_name = "SEED")]
     trace: Option<u64>,
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
     let options = Options {
         members: arguments.members,
         workload: arguments.workload.or(known.and_then(|(_, known)| known).and_then(|known| known.workload)),
+        durability: arguments.durability,
         mutant: arguments.mutant.clone(),
         trace_lines: 0,
     };

@@ -6,13 +6,18 @@ use std::collections::BTreeMap;
 use rsm::{Message, Record};
 
 /// Branches that a suite of some hundred seeds must reach; the test fails when one was not.
-pub const MUST_BE_REACHED: [&str; 30] = [
+pub const MUST_BE_REACHED: [&str; 43] = [
     "answers ok",
     "answers unknown",
     "append mismatches",
+    "clock jumps",
     "control records lost in a crash",
+    "crash images in part",
     "crashes",
     "crashes before founding ended",
+    "crashes in the midst of a flush",
+    "damage refused",
+    "damage that cost nothing",
     "entries lost in a crash",
     "fail-overs",
     "fail-overs that promote",
@@ -22,21 +27,29 @@ pub const MUST_BE_REACHED: [&str; 30] = [
     "healed runs",
     "incarnations lost",
     "joins",
+    "long pauses",
+    "machines put to sleep",
     "members replaced",
-    "paxos refusals",
     "pauses",
+    "paxos refusals",
     "planned stops",
     "power failures",
     "pre-vote agreements",
     "pre-vote refusals",
     "promotions",
+    "recoveries cut short",
+    "rolling restarts",
     "snapshot chunks",
     "snapshot installs",
     "snapshots",
     "step-downs",
+    "stops in good order",
+    "stores that failed",
+    "torn tails",
     "truncations",
     "view changes",
     "views decided and never served",
+    "volatile restarts",
 ];
 
 /// Names and how often.

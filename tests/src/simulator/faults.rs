@@ -1,12 +1,13 @@
 //! What goes wrong.
 
-use rsm::{Identity, Input, MemberId, Record};
+use std::io::ErrorKind;
 
-use super::atlas;
+use rsm::{Input, MemberId};
+
 use super::invariants::Check;
-use super::plan::{Fault, Workload};
-use super::store::Store;
-use super::world::{Event, World, draw_incarnation};
+use super::medium_plan::Durability;
+use super::plan::Fault;
+use super::world::{Event, World};
 
 impl World {
     /// The next fault, and when the one after it comes.
@@ -25,7 +26,7 @@ impl World {
             Fault::CrashPrimary => self.serving().map_or(Ok(()), |primary| self.crash_and_return(primary)),
             Fault::PowerFailure => {
                 self.invariants.counters.hit("power failures");
-                (0..self.members.len()).try_for_each(|index| self.crash_and_return(index))
+                (0..self.members.len()).try_for_each(|index| self.lose_power(index))
             }
             Fault::Wipe => self.wipe(index),
             Fault::Pause => {
@@ -52,6 +53,20 @@ impl World {
                 self.members[index].flush_is_slow ^= true;
                 Ok(())
             }
+            Fault::Damage => self.damage(index),
+            Fault::StoreFails => {
+                self.fail_store(index);
+                Ok(())
+            }
+            Fault::RollingRestart => self.on_roll(0),
+            Fault::LongPause | Fault::Suspend => {
+                self.stand_still(index, fault == Fault::Suspend);
+                Ok(())
+            }
+            Fault::ClockJump => {
+                self.jump(index);
+                Ok(())
+            }
         }
     }
 
@@ -60,85 +75,45 @@ impl World {
         self.members.iter().position(|member| member.process.as_ref().is_some_and(|process| process.serving))
     }
 
-    /// The process dies; a prefix of what it asked its store for stays.
-    pub(crate) fn crash(&mut self, index: usize) -> Check {
-        let member = &mut self.members[index];
-        if member.process.take().is_none() {
-            return Ok(());
-        }
-        let before = member.store.asked.control.clone();
-        let (records, lost) = member.store.crash(&mut self.dice);
-        let counters = &mut self.invariants.counters;
-        counters.hit("crashes");
-        counters.add("entries lost in a crash", lost as u64);
-        if member.store.durable.control != before {
-            counters.hit("control records lost in a crash");
-        }
-        if self.invariants.last_view().is_none() {
-            self.invariants.counters.hit("crashes before founding ended");
-        }
-        let last = member.store.durable.last();
-        self.trace.note(self.now, [6, index as u64, lost as u64], || {
-            format!("member {} dies; its log ends at {last}, {lost} records are lost", index + 1)
-        });
-        let holder = member.store.identity.incarnation;
-        records.iter().try_for_each(|record: &Record| self.invariants.durable(holder, record))?;
-        if self.plan.workload == Workload::Locks && self.dice.chance(500_000) {
-            self.lines_of_dead_member(index);
-        }
-        for other in 0..self.members.len() {
-            if other != index && self.network.tells_of_death(&mut self.dice, index, other) {
-                self.deliver(other, Input::Unreachable { member: MemberId(index as u64 + 1), incarnation: None });
-            }
-        }
-        Ok(())
-    }
-
-    /// The process dies and is started again some time later.
-    pub(crate) fn crash_and_return(&mut self, index: usize) -> Check {
-        self.crash(index)?;
-        self.start_later(index);
-        Ok(())
-    }
-
-    fn start_later(&mut self, index: usize) {
-        if !self.members[index].starts {
-            self.members[index].starts = true;
-            let wait = self.dice.spread(self.plan.down_us);
-            self.schedule(wait, Event::Start(index));
-        }
-    }
-
-    /// The store is lost too, if the cluster promises to survive that.
-    fn wipe(&mut self, index: usize) -> Check {
-        if !atlas::may_lose(&self.members, &self.wiped, self.invariants.last_view(), index) {
-            return Ok(());
-        }
-        self.crash(index)?;
-        if !atlas::may_lose(&self.members, &self.wiped, self.invariants.last_view(), index) {
-            self.start_later(index);
-            return Ok(());
-        }
-        self.invariants.counters.hit("incarnations lost");
-        self.wiped[index] |= self.invariants.last_view().is_none();
-        let mut identity =
-            Identity { member: MemberId(index as u64 + 1), incarnation: draw_incarnation(&mut self.dice) };
-        if self.mutation.is_amnesia() {
-            identity = self.members[index].store.identity;
-        }
-        self.trace.note(self.now, [7, index as u64, 0], || {
-            format!("member {} lost its store; the next is {}", index + 1, identity.incarnation)
-        });
-        self.members[index].store = Store::empty(identity, self.plan.store.keeps_released);
-        self.start_later(index);
-        Ok(())
-    }
-
     fn pause(&mut self, index: usize) {
-        let until = self.now + self.dice.spread(self.plan.down_us);
-        if let Some(process) = &mut self.members[index].process {
+        let (now, until) = (self.now, self.now + self.dice.spread(self.plan.down_us));
+        if let Some(process) = self.members[index].process.as_mut().filter(|process| !process.is_asleep(now)) {
             process.paused_until = until;
             self.invariants.counters.hit("pauses");
+        }
+    }
+
+    /// Far longer than any timer. A process that is stopped finds its clock far ahead; one whose machine slept does not.
+    fn stand_still(&mut self, index: usize, asleep: bool) {
+        let until = (self.now + self.media_dice.spread(self.plan.medium.still_us)).min(self.safe_at);
+        let now = self.now;
+        if let Some(process) = &mut self.members[index].process {
+            if process.is_asleep(now) {
+                return;
+            }
+            process.paused_until = until;
+            if asleep {
+                process.sleep(now, until);
+            }
+            self.invariants.counters.hit(if asleep { "machines put to sleep" } else { "long pauses" });
+        }
+    }
+
+    fn jump(&mut self, index: usize) {
+        let by = self.media_dice.spread(self.plan.medium.jump_us);
+        if let Some(process) = &mut self.members[index].process {
+            process.jump(by);
+            self.invariants.counters.hit("clock jumps");
+        }
+    }
+
+    /// Soon the medium takes nothing more: it is full, or broken.
+    fn fail_store(&mut self, index: usize) {
+        let kind = *self.media_dice.pick(&[ErrorKind::StorageFull, ErrorKind::Other]);
+        let operations = self.media_dice.spread((1, 64)) as usize - 1;
+        let kept_bytes = self.media_dice.below(256) as usize;
+        if self.members[index].process.is_some() && self.plan.medium.durability == Durability::Durable {
+            self.members[index].store.disk().fail_after(operations, kind, kept_bytes);
         }
     }
 

@@ -7,6 +7,7 @@ use rsm::{ClusterId, Founding, Identity, Input, Micros, Replica, Settings, Token
 use super::dice::{Dice, MILLION};
 use super::invariants::Run;
 use super::machine::Replicated;
+use super::medium_plan::MediumPlan;
 use super::mutation::Mutation;
 use super::plan::Plan;
 use super::store::Store;
@@ -19,6 +20,9 @@ struct Clock {
     started_at: u64,
     offset: Micros,
     rate: u64,
+    slept_us: u64,
+    /// The last time that the machine slept: from, until.
+    sleep: (u64, u64),
 }
 
 /// A member.
@@ -55,9 +59,9 @@ pub(crate) struct Process {
 }
 
 impl Member {
-    pub(crate) fn new(identity: Identity, keeps_released: bool, mutation: Mutation) -> Self {
+    pub(crate) fn new(identity: Identity, plan: &MediumPlan, mutation: Mutation) -> Self {
         Member {
-            store: Store::empty(identity, keeps_released),
+            store: Store::format(identity, plan, mutation),
             process: None,
             flush_is_slow: false,
             starts: false,
@@ -100,9 +104,15 @@ impl Member {
             snapshot_every_bytes: plan.snapshot_every_bytes,
             log_capacity_bytes: plan.log_capacity_bytes,
         };
-        let clock = Clock { started_at: now, offset: dice.below(MILLION * 1000), rate: dice.between(plan.clock_rate) };
+        let clock = Clock {
+            started_at: now,
+            offset: dice.below(MILLION * 1000),
+            rate: dice.between(plan.clock_rate),
+            slept_us: 0,
+            sleep: (0, 0),
+        };
         let machine = Replicated::new(plan.workload, plan.ballast_bytes, self.mutation);
-        let recovered = self.store.recovered();
+        let recovered = self.store.take_found().ok_or("the store was not recovered")?;
         let replica = Replica::new(settings, recovered, machine, dice.number(), clock.read(now))?;
         self.process = Some(Process {
             replica: self.mutation.put_into(replica),
@@ -126,6 +136,25 @@ impl Process {
         self.clock.read(now)
     }
 
+    /// Its machine sleeps from now on until then, and its clock with it.
+    pub(crate) fn sleep(&mut self, now: u64, until: u64) {
+        let (from, before) = self.clock.sleep;
+        if before <= now {
+            self.clock.slept_us += before - from;
+            self.clock.sleep = (now, until);
+        }
+    }
+
+    /// Whether its machine sleeps.
+    pub(crate) fn is_asleep(&self, now: u64) -> bool {
+        now < self.clock.sleep.1
+    }
+
+    /// Its clock goes ahead.
+    pub(crate) fn jump(&mut self, by: Micros) {
+        self.clock.offset += by;
+    }
+
     /// True time that passes while its clock advances by so much, µs.
     pub(crate) fn true_time(&self, local_us: Micros) -> u64 {
         (local_us * MILLION / self.clock.rate).max(1)
@@ -141,6 +170,8 @@ impl Process {
 
 impl Clock {
     fn read(&self, now: u64) -> Micros {
-        self.offset + (now - self.started_at) * self.rate / MILLION
+        let (from, until) = self.sleep;
+        let slept = self.slept_us + now.min(until).saturating_sub(from);
+        self.offset + (now - self.started_at - slept) * self.rate / MILLION
     }
 }

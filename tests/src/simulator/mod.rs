@@ -1,32 +1,41 @@
 //! A whole cluster in one thread: cores, stores, clocks, network and clients, all driven by one seed.
 //!
 //! A run has two halves. In the first, faults happen: processes die and pause, stores are lost, links break in every
-//! way, messages are lost, doubled and come late, clocks run at different rates. In the second nothing goes wrong any
+//! way, messages are lost, doubled and come late, clocks run at different rates and jump, machines sleep. In the second nothing goes wrong any
 //! more, and the cluster has to come back: a primary serves, all members are in sync and hold the same state, and it
 //! stays so. All the time, `invariants` says what must hold. What is replicated, and what its clients do, is drawn too: `workload`.
+//!
+//! What a process leaves behind is real: its records go through the log writer's code into the real log on a simulated
+//! medium; a crash keeps any part of what was not flushed, media fail and go bad, and the real recovery has to make of it
+//! what was promised (`store.rs`, `restarts.rs`).
 //!
 //! Each seed draws which faults it has (`plan.rs`). A seed that failed once goes into `tests/seeds.txt` and is run for
 //! ever.
 //!
 //! # Limits of this implementation
 //!
-//! Records are whole or absent: torn and damaged ones are the log's own tests' concern. Membership is fixed, and there
-//! are no witnesses.
+//! Membership is fixed, and there are no witnesses. Damage is a place or two at a time, and comes while a member is down; the
+//! system's own caches are not simulated beyond what [`nvm_log::medium`] promises.
 
 mod atlas;
 mod counters;
+mod damage;
 pub(crate) mod dice;
 mod faults;
+mod image;
 mod invariants;
 mod ledger;
 mod machine;
+mod medium_plan;
 mod member;
 mod mutation;
 mod network;
 mod phases;
 mod plan;
+mod restarts;
 mod shell;
 mod store;
+mod survival;
 mod trace;
 mod workload;
 mod world;
@@ -37,6 +46,7 @@ use std::sync::Once;
 
 pub use counters::{Counters, MUST_BE_REACHED};
 pub use invariants::Violation;
+pub use medium_plan::Durability;
 pub use mutation::{Known, mutants};
 pub use plan::Workload;
 use world::World;
@@ -48,6 +58,8 @@ pub struct Options {
     pub members: Option<usize>,
     /// This workload, instead of what the seed draws.
     pub workload: Option<Workload>,
+    /// What stores survive, instead of what the seed draws.
+    pub durability: Option<Durability>,
     /// The name of a known bug to put back; see [`mutants`].
     pub mutant: Option<String>,
     /// Lines of the story to keep, the last ones; 0 for none.
@@ -115,9 +127,10 @@ pub fn report(outcome: &Outcome, options: &Options) -> String {
     let told = run(outcome.seed, &Options { trace_lines: LINES, ..options.clone() });
     let members = options.members.map(|members| format!(" --members {members}")).unwrap_or_default();
     let workload = options.workload.map(|workload| format!(" --workload {workload}")).unwrap_or_default();
+    let durability = options.durability.map(|mode| format!(" --durability {mode}")).unwrap_or_default();
     let mutant = options.mutant.as_ref().map(|mutant| format!(" --mutant {mutant}")).unwrap_or_default();
     format!(
-        "VIOLATED: {rule}: {detail}\nrepeat: cargo run -p plumeria-tests --bin simulate -- --trace {}{members}{workload}{mutant}\n{}",
+        "VIOLATED: {rule}: {detail}\nrepeat: cargo run -p plumeria-tests --bin simulate -- --trace {}{members}{workload}{durability}{mutant}\n{}",
         outcome.seed,
         told.trace.join("\n")
     )

@@ -41,12 +41,16 @@ mod present {
     /// Bugs that this simulator cannot show: they are in what the real shells do, or need what it has not.
     const ELSEWHERE: [&str; 1] = ["ignores-force"];
 
-    /// The bug that is put back.
+    /// A store that says it is damaged is used all the same.
+    const ACCEPTS_DAMAGE: &str = "accepts-damage";
+
+    /// The bug that is put back. Bugs of the log are put into all stores of the thread at once.
     #[derive(Clone, Copy, Debug, Default)]
     pub(crate) struct Mutation {
         replica: Option<rsm::mutant::Mutant>,
         server: Option<lock_server::mutant::Mutant>,
         client: Option<lock_client::mutant::Mutant>,
+        accepts_damage: bool,
     }
 
     pub(super) fn all() -> Vec<Known> {
@@ -57,7 +61,15 @@ mod present {
         let server = server.map(|(name, _)| Known { name, of: "lock-server", workload: locks });
         let client = lock_client::mutant::MUTANTS.iter();
         let client = client.map(|(name, _)| Known { name, of: "lock-client", workload: locks });
-        replica.chain(server).chain(client).filter(|known| !ELSEWHERE.contains(&known.name)).collect()
+        let log = nvm_log::mutation::MUTANTS.iter().map(|(name, _)| Known { name, of: "nvm-log", workload: None });
+        let damage = Known { name: ACCEPTS_DAMAGE, of: "rsm", workload: None };
+        replica
+            .chain(log)
+            .chain([damage])
+            .chain(server)
+            .chain(client)
+            .filter(|known| !ELSEWHERE.contains(&known.name))
+            .collect()
     }
 
     impl Mutation {
@@ -66,10 +78,13 @@ mod present {
             let mut replica = rsm::mutant::MUTANTS.iter().chain(&rsm::mutant::MORE_MUTANTS);
             let mut server = lock_server::mutant::MUTANTS.iter();
             let mut client = lock_client::mutant::MUTANTS.iter();
+            let mut log = nvm_log::mutation::MUTANTS.iter();
+            nvm_log::mutation::put_back(log.find(|(known, _)| Some(*known) == name).map(|(_, mutation)| *mutation));
             Mutation {
                 replica: replica.find(|(known, _)| Some(*known) == name).map(|(_, mutant)| *mutant),
                 server: server.find(|(known, _)| Some(*known) == name).map(|(_, mutant)| *mutant),
                 client: client.find(|(known, _)| Some(*known) == name).map(|(_, mutant)| *mutant),
+                accepts_damage: name == Some(ACCEPTS_DAMAGE),
             }
         }
 
@@ -97,6 +112,10 @@ mod present {
         /// A store that lost its memory keeps its incarnation.
         pub(crate) fn is_amnesia(self) -> bool {
             self.replica == Some(rsm::mutant::Mutant::Amnesia)
+        }
+
+        pub(crate) fn accepts_damage(self) -> bool {
+            self.accepts_damage
         }
     }
 }
@@ -137,6 +156,10 @@ mod absent {
         pub(crate) fn switch_clients(self) {}
 
         pub(crate) fn is_amnesia(self) -> bool {
+            false
+        }
+
+        pub(crate) fn accepts_damage(self) -> bool {
             false
         }
     }

@@ -45,7 +45,8 @@ impl World {
             let wait = self.dice.spread(self.plan.locks.fault_every_us);
             self.schedule(wait, Event::Lock(LockEvent::Fault));
         }
-        self.run_until(self.now + self.plan.unsafe_us, |_| false)?;
+        self.safe_at = self.now + self.plan.unsafe_us;
+        self.run_until(self.safe_at, |_| false)?;
         self.make_safe();
         let safe_at = self.now;
         if self.plan.majority_first {
@@ -70,6 +71,7 @@ impl World {
         self.plan.store.flush_us.1 = self.plan.store.flush_us.1.min(CALM_DELAY_US);
         for member in &mut self.members {
             member.flush_is_slow = false;
+            member.store.disk().mend();
             if let Some(process) = &mut member.process {
                 process.paused_until = 0;
             }

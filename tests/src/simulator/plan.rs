@@ -7,6 +7,7 @@ use rsm::Timing;
 
 use super::Options;
 use super::dice::{Dice, MILLION};
+use super::medium_plan::MediumPlan;
 use super::workload::locks::LockPlan;
 
 /// What is replicated, and what clients do with it.
@@ -75,6 +76,18 @@ pub(crate) enum Fault {
     PlannedStop,
     /// A store becomes slow, or fast again.
     SlowStore,
+    /// A member dies and finds its medium damaged in one place.
+    Damage,
+    /// A medium takes nothing more: it is full, or broken. The process ends by it.
+    StoreFails,
+    /// All members are restarted, one after the other.
+    RollingRestart,
+    /// A process stands still for far longer than any timer, and its clock goes on.
+    LongPause,
+    /// A machine sleeps, and the member's clock with it.
+    Suspend,
+    /// A member's clock goes ahead at once.
+    ClockJump,
 }
 
 const ALL_FAULTS: [Fault; 14] = [
@@ -114,8 +127,6 @@ pub(crate) struct StorePlan {
     pub(crate) slow_flush_us: (u64, u64),
     /// Between a record's being durable and the core's hearing of it.
     pub(crate) report_us: (u64, u64),
-    /// Released entries are kept all the same: a release is a permission.
-    pub(crate) keeps_released: bool,
     /// Chance, at each flush, that the process dies right after it, before anything that waited for it is sent.
     pub(crate) crash_at_flush: u64,
     /// Chance, at each output, that the process dies in the midst of carrying it out.
@@ -143,6 +154,7 @@ pub(crate) struct Plan {
     pub(crate) think_us: (u64, u64),
     pub(crate) network: NetworkPlan,
     pub(crate) store: StorePlan,
+    pub(crate) medium: MediumPlan,
     /// Between faults, µs.
     pub(crate) fault_every_us: (u64, u64),
     /// What is drawn from; a fault that stands there twice is twice as likely.
@@ -161,7 +173,7 @@ impl Plan {
     /// What the seed says; the options overrule it. What was not drawn from the beginning is drawn from dice of its own, so
     /// that a seed's other choices stay what they were.
     pub(crate) fn draw(dice: &mut Dice, seed: u64, options: &Options) -> Plan {
-        let mut later = Dice::new(!seed);
+        let (mut later, mut media) = (Dice::new(!seed), MediumPlan::dice(seed));
         let workload = *later.pick(&[Workload::Register, Workload::Kv, Workload::Locks, Workload::Locks]);
         let workload = options.workload.unwrap_or(workload);
         let locks = LockPlan::draw(&mut later);
@@ -183,6 +195,7 @@ impl Plan {
             think_us: (0, dice.spread((200, 100_000))),
             network: Self::draw_network(dice),
             store: Self::draw_store(dice),
+            medium: MediumPlan::draw(&mut media, options.durability),
             fault_every_us: (1_000, dice.spread((20_000, 1_500_000))),
             faults: Self::draw_faults(dice),
             down_us: (1_000, dice.spread((20_000, 3_000_000))),
@@ -190,9 +203,13 @@ impl Plan {
             group_us: (0, dice.spread((1, 2_000))),
             majority_first: dice.chance(500_000),
         };
+        plan.log_capacity_bytes = plan.medium.make_ring(plan.log_capacity_bytes);
+        plan.faults.extend(MediumPlan::draw_faults(&mut media));
         if workload == Workload::Locks {
             plan.clock_rate = plan.locks.clock_rate;
             plan.ballast_bytes = 0;
+            // Leases promise something while clocks run at about the right rate.
+            plan.faults.retain(|fault| *fault != Fault::ClockJump);
         }
         plan
     }
@@ -233,8 +250,11 @@ impl Plan {
             flush_us: (fast, fast * dice.spread((1, 32)) + 1),
             slow_flush_us: (1_000, dice.spread((20_000, 4_000_000))),
             report_us: (0, dice.spread((1, 3_000))),
-            keeps_released: dice.chance(200_000),
-            crash_at_flush: seldom(dice),
+            crash_at_flush: {
+                // Once drawn for something else: seeds keep their meaning.
+                dice.number();
+                seldom(dice)
+            },
             crash_in_output: seldom(dice),
         }
     }

@@ -149,8 +149,11 @@ impl World {
             }
         }
         if dies {
-            self.invariants.counters.hit("crashes in the midst of an output");
-            return self.crash_and_return(index);
+            self.crash_and_return(index)?;
+            if self.members[index].process.is_none() {
+                self.invariants.counters.hit("crashes in the midst of an output");
+                return Ok(());
+            }
         }
         if self.plan.workload == Workload::Locks {
             self.edge_after_step(index, out.serving);
@@ -230,14 +233,27 @@ impl World {
             return Ok(());
         }
         process.flushing = false;
+        if self.unsafe_now && self.media_dice.chance(self.plan.medium.crash_in_flush) {
+            self.crash_and_return(index)?;
+            if !self.is_running(index, run) {
+                self.invariants.counters.hit("crashes in the midst of a flush");
+                return Ok(());
+            }
+        }
+        let member = &mut self.members[index];
         self.trace.note(self.now, [4, index as u64, token], || format!("  {} durable to {token}", index + 1));
         let holder = member.store.identity.incarnation;
-        for record in member.store.flushed(token) {
-            self.invariants.durable(holder, &record)?;
-        }
+        let records = match member.store.flush(token) {
+            Ok(records) => records,
+            Err(error) => return self.medium_failed(index, &error),
+        };
+        records.iter().try_for_each(|record| self.invariants.durable(holder, record))?;
         if self.unsafe_now && self.dice.chance(self.plan.store.crash_at_flush) {
-            self.invariants.counters.hit("crashes between flush and send");
-            return self.crash_and_return(index);
+            self.crash_and_return(index)?;
+            if !self.is_running(index, run) {
+                self.invariants.counters.hit("crashes between flush and send");
+                return Ok(());
+            }
         }
         let member = &mut self.members[index];
         let Some(process) = &mut member.process else { return Ok(()) };

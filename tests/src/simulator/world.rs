@@ -12,6 +12,7 @@ use super::Options;
 use super::dice::Dice;
 use super::invariants::{Check, Invariants, Run, Violation};
 use super::ledger::Ledger;
+use super::medium_plan::MediumPlan;
 use super::member::Member;
 use super::mutation::Mutation;
 use super::network::Network;
@@ -49,6 +50,8 @@ pub(crate) enum Event {
     Fault,
     /// Something happens in the lock service.
     Lock(LockEvent),
+    /// The next member of a rolling restart.
+    Roll(usize),
 }
 
 #[derive(Debug)]
@@ -83,6 +86,8 @@ impl Ord for Scheduled {
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) dice: Dice,
+    /// For media, and what else came later: a seed's other choices stay what they were.
+    pub(crate) media_dice: Dice,
     /// True time, µs.
     pub(crate) now: u64,
     pub(crate) events: u64,
@@ -108,6 +113,8 @@ pub(crate) struct World {
     pub(crate) mutation: Mutation,
     /// Faults happen.
     pub(crate) unsafe_now: bool,
+    /// When they end.
+    pub(crate) safe_at: u64,
 }
 
 impl World {
@@ -117,7 +124,7 @@ impl World {
         let mutation = Mutation::named(options.mutant.as_deref());
         let members = (0..plan.members).map(|index| {
             let identity = Identity { member: MemberId(index as u64 + 1), incarnation: draw_incarnation(&mut dice) };
-            Member::new(identity, plan.store.keeps_released, mutation)
+            Member::new(identity, &plan.medium, mutation)
         });
         let members: Vec<Member> = members.collect();
         let listed = (0..plan.members).map(|index| (MemberId(index as u64 + 1), address_of(index), Kind::Replica));
@@ -138,6 +145,7 @@ impl World {
             wiped: vec![false; plan.members],
             members,
             dice,
+            media_dice: MediumPlan::dice(!seed),
             now: 0,
             events: 0,
             queue: BinaryHeap::new(),
@@ -148,6 +156,7 @@ impl World {
             invariants,
             trace: Trace::new(options.trace_lines),
             unsafe_now: false,
+            safe_at: 0,
             mutation,
             plan,
         }
@@ -200,7 +209,7 @@ impl World {
             Event::Start(index) => return self.on_start(index),
             Event::Stop(index, run) => {
                 if self.unsafe_now && self.is_running(index, run) {
-                    return self.crash(index);
+                    return self.stop(index);
                 }
             }
             Event::Ask(client) => self.on_ask(client),
@@ -209,11 +218,12 @@ impl World {
             Event::Timeout { client, tag } => self.on_timeout(client, tag),
             Event::Fault => return self.on_fault(),
             Event::Lock(event) => return self.on_lock(event),
+            Event::Roll(next) => return self.on_roll(next),
         }
         Ok(())
     }
 
-    fn is_running(&self, index: usize, run: Run) -> bool {
+    pub(crate) fn is_running(&self, index: usize, run: Run) -> bool {
         self.members[index].process.as_ref().is_some_and(|process| process.run == run)
     }
 

@@ -4,8 +4,8 @@
 use rsm::{Identity, Viewstamp};
 
 use super::{Check, Invariants, Violation};
+use crate::simulator::image::Image;
 use crate::simulator::machine::Executed;
-use crate::simulator::store::Image;
 
 impl Invariants {
     /// Executed histories are one history, and nothing is executed before it is committed.
@@ -28,7 +28,7 @@ impl Invariants {
     }
 
     /// A snapshot is a state of the one history.
-    pub(super) fn snapshot_is_history(&self, viewstamp: Viewstamp, state: &[u8]) -> Check {
+    pub(crate) fn snapshot_is_history(&self, viewstamp: Viewstamp, state: &[u8]) -> Check {
         let expected = self.ledger.op(viewstamp.op).map(|op| op.hash);
         if !self.ledger.is_committed(viewstamp) || expected.is_none() || self.ledger.hash_of(state) != expected {
             let detail = format!("a snapshot at {viewstamp} is not the state there");

@@ -3,7 +3,7 @@
 use rsm::{Incarnation, Record};
 
 use super::{Check, Invariants};
-use crate::simulator::store::Image;
+use crate::simulator::image::Image;
 
 impl Invariants {
     /// A record is asked for: nothing goes back.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use rsm::{Identity, View, Viewstamp};
 
 use super::{Check, Invariants, Run, Violation};
-use crate::simulator::store::Image;
+use crate::simulator::image::Image;
 
 impl Invariants {
     /// Whoever begins to serve is the view's primary, in one run of its process, and holds everything committed before.
