@@ -6,10 +6,16 @@ mod kv;
 
 #[path = "linearizability/cluster.rs"]
 mod cluster;
+#[path = "linearizability/lock_cluster.rs"]
+mod lock_cluster;
+#[path = "linearizability/lock_truth.rs"]
+mod lock_truth;
 #[path = "linearizability/locks.rs"]
 mod locks;
 #[path = "linearizability/random.rs"]
 mod random;
+#[path = "linearizability/random_locks.rs"]
+mod random_locks;
 
 use plumeria_tests::linearizability::{Action, Answer, History, Operation, Violation, check};
 

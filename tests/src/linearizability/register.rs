@@ -108,10 +108,6 @@ impl<V: Clone + Ord + Debug> Sought for Operation<V> {
     fn does_as(&self, other: &Self) -> bool {
         self.action == other.action
     }
-
-    fn overwrites(&self) -> bool {
-        matches!(self.action, Action::Put(_))
-    }
 }
 
 /// Whether the history is linearizable.

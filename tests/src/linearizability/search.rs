@@ -5,10 +5,12 @@
 //! two things alone: which operations are in, and the object's state. So a pair of these that was met before is not
 //! tried again.
 //!
-//! Unknown operations may be left out, and so there are very many sets of them; three rules keep most out of the search.
+//! Unknown operations may be left out, and so there are very many sets of them; four rules keep most out of the search.
 //!
-//! - One is tried only where it changes the state, and then something has to see the change: a write straight after it
-//!   would hide it, and the order without it is as good.
+//! - One is tried only where it changes the state, and then what comes next has to see the change: an operation that can come
+//!   just as well before it, or that makes it as if it had not been, comes before it, or without it. So unknown ones stand
+//!   only where they are needed.
+//! - Of several in a row that can be exchanged, the order of their calls is tried.
 //! - Of those that do the same, the one called first is tried first: it can stand wherever a later one can.
 //! - Where the same answers are explained with fewer of them, and the state is the same, whatever can follow with
 //!   more can follow there too.
@@ -68,10 +70,12 @@ pub(super) trait Sought: fmt::Display {
     /// The state afterwards, if this operation can be executed on it as it is: if the answer, where one is known, would be
     /// the same.
     fn execute(&self, state: &Self::State) -> Option<Self::State>;
+    /// Whether it cannot be executed on this state, nor on any that may come of it.
+    fn is_too_late(&self, _: &Self::State) -> bool {
+        false
+    }
     /// Whether two unknown ones are the same but for the time of their calls.
     fn does_as(&self, other: &Self) -> bool;
-    /// Whether the state afterwards is the same whatever it was.
-    fn overwrites(&self) -> bool;
 }
 
 /// Whether the operations of one object can be put into an order.
@@ -90,8 +94,14 @@ struct Configuration<S> {
     /// Those of the words from there on, up to the last that is not zero.
     explained: Bits,
     state: S,
-    /// The last operation's outcome is unknown: the next one has to see what it did.
-    unseen: bool,
+    unseen: Option<Unseen<S>>,
+}
+
+/// The last operation's outcome is unknown: the next one has to see what it did.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Unseen<S> {
+    operation: usize,
+    state_before: S,
 }
 
 /// How the search came to where it is.
@@ -99,7 +109,7 @@ struct Configuration<S> {
 struct Step<S> {
     operation: usize,
     state_before: S,
-    unseen_before: bool,
+    unseen_before: Option<Unseen<S>>,
     end_before: usize,
 }
 
@@ -115,7 +125,7 @@ struct Search<'a, O: Sought> {
     /// The unknown operations that are in.
     unknown: Bits,
     state: O::State,
-    unseen: bool,
+    unseen: Option<Unseen<O::State>>,
     /// Answered operations that are in.
     count: usize,
     /// All answered operations below are in.
@@ -133,7 +143,7 @@ impl<'a, O: Sought> Search<'a, O> {
         let answered = operations.partition_point(|operation| operation.returned().is_some());
         let twin = |at: usize| (answered..at).rfind(|before| operations[*before].does_as(operations[at]));
         let twins: Vec<_> = (answered..operations.len()).map(twin).collect();
-        let first = Configuration { word: 0, explained: Bits::new(), state: start.clone(), unseen: false };
+        let first = Configuration { word: 0, explained: Bits::new(), state: start.clone(), unseen: None };
         Search {
             answered,
             explained: vec![0; answered.div_ceil(64)],
@@ -141,7 +151,7 @@ impl<'a, O: Sought> Search<'a, O> {
             twins,
             operations,
             state: start,
-            unseen: false,
+            unseen: None,
             count: 0,
             low: 0,
             end: 0,
@@ -183,7 +193,7 @@ impl<'a, O: Sought> Search<'a, O> {
     fn configuration(&self) -> Configuration<O::State> {
         let word = self.low / 64;
         let explained = self.explained[word..self.end.div_ceil(64).max(word)].to_vec();
-        Configuration { word, explained, state: self.state.clone(), unseen: self.unseen }
+        Configuration { word, explained, state: self.state.clone(), unseen: self.unseen.clone() }
     }
 
     fn is_taken(&self, operation: usize) -> bool {
@@ -223,31 +233,36 @@ impl<'a, O: Sought> Search<'a, O> {
     /// The first operation at or after `from` that can come next, and the state afterwards.
     fn next(&self, from: usize) -> Option<(usize, O::State)> {
         let (overlapping, first_return) = self.overlapping();
+        if overlapping.iter().any(|operation| self.operations[*operation].is_too_late(&self.state)) {
+            return None;
+        }
         let unknown = (self.answered..self.operations.len())
             .take_while(|operation| self.operations[*operation].called() <= first_return)
             .filter(|operation| !self.is_taken(*operation))
             .filter(|operation| self.twins[*operation - self.answered].is_none_or(|twin| self.is_taken(twin)));
         overlapping.into_iter().chain(unknown).filter(|operation| *operation >= from).find_map(|operation| {
-            let next = self.operations[operation];
-            if self.unseen && next.overwrites() {
-                return None;
-            }
-            let state = next.execute(&self.state)?;
+            let state = self.operations[operation].execute(&self.state)?;
             let pointless = operation >= self.answered && state == self.state;
-            (!pointless).then_some((operation, state))
+            (!pointless && self.sees(operation, &state)).then_some((operation, state))
         })
     }
 
+    /// Whether the operation, which gives this state, has to come after the unknown one before it, if that is one.
+    fn sees(&self, operation: usize, state: &O::State) -> bool {
+        let Some(Unseen { operation: unknown, state_before }) = &self.unseen else { return true };
+        let Some(without) = self.operations[operation].execute(state_before) else { return true };
+        let exchanged = operation < self.answered || operation < *unknown;
+        without != *state && !(exchanged && self.operations[*unknown].execute(&without).as_ref() == Some(state))
+    }
+
     fn take(&mut self, operation: usize, state: O::State) -> Step<O::State> {
-        let unseen = operation >= self.answered;
         self.flip(operation);
-        let step = Step {
-            operation,
-            state_before: std::mem::replace(&mut self.state, state),
-            unseen_before: std::mem::replace(&mut self.unseen, unseen),
-            end_before: self.end,
-        };
-        if !unseen {
+        let state_before = std::mem::replace(&mut self.state, state);
+        let is_unknown = operation >= self.answered;
+        let unseen = is_unknown.then(|| Unseen { operation, state_before: state_before.clone() });
+        let unseen_before = std::mem::replace(&mut self.unseen, unseen);
+        let step = Step { operation, state_before, unseen_before, end_before: self.end };
+        if !is_unknown {
             self.count += 1;
             self.end = self.end.max(operation + 1);
         }

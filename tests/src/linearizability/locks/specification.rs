@@ -60,6 +60,8 @@ pub(super) struct Placed<'a> {
     view: View,
     /// Of the end of a session: something that it asked for, or a guard of its users, might come later.
     matters_later: bool,
+    /// Of a grant: its tenure may have been ended while the holder did not know it, and then its users' guards are void.
+    may_be_void: bool,
 }
 
 impl<'a> Placed<'a> {
@@ -69,11 +71,39 @@ impl<'a> Placed<'a> {
             let last = last_return.entry(operation.session).or_insert(0);
             *last = operation.returned().unwrap_or(u64::MAX).max(*last);
         }
+        let voids = operations.iter().filter_map(|operation| match operation.action {
+            Action::ForceRelease { token, now: true } => Some(token),
+            _ => None,
+        });
+        let voids: BTreeSet<u64> = voids.collect();
         let place = |operation: &'a Operation| {
             let last = last_return.get(&operation.session).copied().unwrap_or(0);
-            Placed { operation, view, matters_later: operation.called <= last }
+            let may_be_void = match &operation.returned {
+                Some((_, Answer::Granted { token })) => voids.contains(token),
+                _ => false,
+            };
+            Placed { operation, view, matters_later: operation.called <= last, may_be_void }
         };
-        operations.into_iter().map(place).collect()
+        // Whoever of the users is not answered has no guard, so whether its acquire took effect is nothing to anybody.
+        let is_idle = |operation: &&Operation| {
+            let is_unknown_acquire = matches!(operation.action, Action::Acquire { .. }) && operation.returned.is_none();
+            view == View::Users && is_unknown_acquire
+        };
+        operations.into_iter().filter(|operation| !is_idle(operation)).map(place).collect()
+    }
+}
+
+impl Placed<'_> {
+    /// Whether it can help, of one that may be left out. That a session which has nothing ends, or gives something back, can
+    /// explain nothing.
+    fn may_change(&self, state: &State) -> bool {
+        match self.operation.action {
+            Action::Expire | Action::Release { .. } | Action::Downgrade { .. } => {
+                state.uses.contains_key(&self.operation.session)
+            }
+            Action::Acquire { .. } | Action::ForceRelease { .. } => true,
+            Action::Inspect => false,
+        }
     }
 }
 
@@ -97,6 +127,9 @@ impl Sought for Placed<'_> {
     fn execute(&self, state: &State) -> Option<State> {
         let Operation { session, action, returned, .. } = self.operation;
         let answer = returned.as_ref().map(|(_, answer)| answer);
+        if answer.is_none() && !self.may_change(state) {
+            return None;
+        }
         let mut after = state.clone();
         let fits = match *action {
             Action::Acquire { mode } => after.acquire(*session, mode, answer, self.view),
@@ -109,12 +142,19 @@ impl Sought for Placed<'_> {
         fits.then_some(after)
     }
 
-    fn does_as(&self, other: &Self) -> bool {
-        (self.operation.session, self.operation.action) == (other.operation.session, other.operation.action)
+    fn is_too_late(&self, state: &State) -> bool {
+        match (self.operation.action, &self.operation.returned) {
+            (Action::Acquire { mode }, Some((_, Answer::Granted { token }))) => {
+                let session = self.operation.session;
+                let is_above = self.may_be_void || state.is_above(session, mode, *token, self.view);
+                state.ended.contains(&session) || !is_above
+            }
+            _ => false,
+        }
     }
 
-    fn overwrites(&self) -> bool {
-        false
+    fn does_as(&self, other: &Self) -> bool {
+        (self.operation.session, self.operation.action) == (other.operation.session, other.operation.action)
     }
 }
 
@@ -132,8 +172,7 @@ impl State {
                 View::Service => self.grant_tenure(session, mode, *token),
                 View::Users => self.serve_user(session, mode, *token),
             },
-            // Whoever is not answered has no guard, so it is in nobody's way; its tenure may be.
-            None => view == View::Service && self.grant_tenure(session, mode, 0),
+            None => self.grant_tenure(session, mode, 0),
             Some(Answer::Busy) => view == View::Users || self.uses.keys().any(|other| *other != session),
             Some(Answer::Withdrawn) => true,
             Some(_) => false,
@@ -142,20 +181,9 @@ impl State {
 
     fn grant_tenure(&mut self, session: u64, mode: Mode, token: u64) -> bool {
         let exclusive = mode == Mode::Exclusive;
-        let is_new = match (token, exclusive) {
-            (0, _) => true,
-            (_, true) => token > self.top,
-            (_, false) => {
-                token >= self.top
-                    && token > self.exclusive.0
-                    && self.last.get(&session).is_none_or(|last| *last < token)
-            }
-        };
-        if self.ended.contains(&session) || !is_new {
-            return false;
-        }
         let holds = self.uses.get(&session).is_some_and(|own| !own.forced);
-        if holds || !self.admits(session, exclusive) {
+        let is_late = self.ended.contains(&session) || !self.is_above(session, mode, token, View::Service);
+        if is_late || holds || !self.admits(session, exclusive) {
             return false;
         }
         // What was forced is over, now that somebody else has the lock.
@@ -173,11 +201,7 @@ impl State {
         if self.voided.contains(&token) {
             return true;
         }
-        let others_are_below = token > self.exclusive.0 || (token, session) == self.exclusive;
-        let own_are_not_above = self.last.get(&session).is_none_or(|last| *last <= token);
-        let is_alone = token > self.top
-            || (token == self.top && self.last.iter().all(|(other, last)| *other == session || *last < token));
-        if !others_are_below || !own_are_not_above || (exclusive && !is_alone) || !self.admits(session, exclusive) {
+        if !self.is_above(session, mode, token, View::Users) || !self.admits(session, exclusive) {
             return false;
         }
         match self.uses.get_mut(&session) {
@@ -189,6 +213,22 @@ impl State {
         }
         self.note(session, exclusive, token);
         true
+    }
+
+    /// Whether the token is as far above earlier ones as the rules say. Once it is not, it never will be.
+    fn is_above(&self, session: u64, mode: Mode, token: u64, view: View) -> bool {
+        let last = self.last.get(&session).copied().unwrap_or(0);
+        match (view, mode) {
+            (View::Service, _) if token == 0 => true,
+            (View::Service, Mode::Exclusive) => token > self.top,
+            (View::Service, Mode::Shared) => token >= self.top && token > self.exclusive.0 && token > last,
+            (View::Users, _) if self.voided.contains(&token) => true,
+            (View::Users, mode) => {
+                let others_are_below = token > self.exclusive.0 || (token, session) == self.exclusive;
+                let is_alone = || self.last.iter().all(|(other, last)| *other == session || *last < token);
+                others_are_below && last <= token && (mode == Mode::Shared || (token >= self.top && is_alone()))
+            }
+        }
     }
 
     /// Whether nobody else is in the way.
