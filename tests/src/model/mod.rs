@@ -23,10 +23,14 @@
 //!
 //! # What it says, and what not
 //!
+//! Three members, one command and one fail-over: 6,498 states; two fail-overs: 199,098. Three ballots of Paxos: 101,286; two, with
+//! a write put off and a crash: 158,760. Up to 6 members: 195 rows, 26,064 successions of views. All of them, with no violation.
+//!
 //! Within its bounds a search is complete, and its report says whether a bound cut it. What it cannot say: what happens in
-//! four views where three were allowed, with snapshots (the bounds switch them off), or under a damaged medium. Timers fire at
+//! four views where three were allowed, with snapshots (only the witness's scene has them), or under a damaged medium. Timers fire at
 //! any moment (`rsm`'s `abstraction.rs`), so what is found safe is safe at any speed; whether anything *comes about* is for
-//! the simulator.
+//! the simulator. Removals from five members to three are checked as arithmetic only, two slots in one view not at all. A learner learns of
+//! a view by asking to join again, never by fetching it: such requests are lost here.
 
 mod facts;
 mod member;

@@ -81,6 +81,12 @@ fn speaking_in_a_view_before_it_is_durable_is_found() {
     views("speaks-before-entered", bounds);
 }
 
+#[test]
+fn a_learner_that_counts_for_commits_is_found() {
+    let bounds = ViewBounds { scene: Scene::Growing, views: 4, beats: true, ..lenient(ViewMutant::LearnerCounts) };
+    views("learner-counts", bounds);
+}
+
 /// See `quorums.rs`: with n fixed, acks of syncing members do no harm to what is agreed.
 #[test]
 fn counting_syncing_members_does_no_harm_to_what_is_agreed() {
