@@ -28,6 +28,15 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// Nothing is left out, and everything checked.
+    pub fn strict() -> Rules {
+        Rules {
+            is_strict: true,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+
     /// Whether a store that is lost comes back under its old name.
     pub(super) fn forgets_that_it_forgot(&self) -> bool {
         #[cfg(feature = "mutants")]

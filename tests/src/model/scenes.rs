@@ -57,7 +57,7 @@ struct Table {
 /// The members and the soup of a scene.
 pub(super) fn begin(scene: Scene, settings: &Settings, rules: Rules) -> (Vec<Member>, Vec<Item<Said, Fact>>) {
     // The scene is set by sound members: the bug came with an update, or strikes now.
-    let sound = Rules { is_strict: true, ..Rules::default() };
+    let sound = Rules::strict();
     let count = scene.kinds().len() as u64;
     let members = (1..=count).map(|id| Member::new(incarnation(MemberId(id), 0), settings, sound)).collect();
     let mut table = Table {

@@ -6,9 +6,9 @@
 //!
 //! # Strokes
 //!
-//! Some exchanges are made at one stroke by two members (or a quorum), with all others as late as you like: prevotes always, the
-//! whole of Paxos with [`Grain::Election`], and entering, reporting and fetching the log too with [`Grain::Start`]. These are schedules that
-//! can happen; what they leave out is checked with the finer grain and smaller bounds, and Paxos by itself in `paxos.rs`.
+//! Some exchanges are made at one stroke by two members (or a quorum), with all others as late as you like: prevotes always,
+//! the whole of Paxos with [`Grain::Election`], and entering, reporting and fetching the log too with [`Grain::Start`]. These
+//! are schedules that can happen; what they leave out is checked with the finer grain and smaller bounds, and Paxos by itself in `paxos.rs`.
 //!
 //! Lost always: refusals, requests for what was broadcast anyhow, notices that only save time.
 
@@ -94,7 +94,7 @@ impl Default for ViewBounds {
             removals: 0,
             frail: u16::MAX,
             beats: true,
-            rules: Rules { is_strict: true, ..Rules::default() },
+            rules: Rules::strict(),
         }
     }
 }
