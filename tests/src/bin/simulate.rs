@@ -33,6 +33,9 @@ struct Arguments {
     /// Puts each known bug back, and prints a table of how long it takes to be caught.
     #[arg(long)]
     mutants: bool,
+    /// Starting points for each known bug; the median is printed.
+    #[arg(long, default_value_t = 3)]
+    starts: u64,
     /// Stops after so many failures.
     #[arg(long, default_value_t = 5)]
     failures: u64,
@@ -40,13 +43,13 @@ struct Arguments {
 
 /// Seeds that a known bug may take to be caught before it counts as escaped.
 const PATIENCE_SEEDS: u64 = 5_000;
-/// Where the search for a known bug starts, one run each.
-const STARTS: [u64; 3] = [1, 1_000_001, 2_000_001];
+/// Between the seeds at which the searches for a known bug start.
+const START_STEP: u64 = 1_000_000;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.mutants {
-        return table();
+        return table(arguments.starts.max(1));
     }
     let known = arguments.mutant.as_ref().map(|name| (name, mutants().into_iter().find(|known| known.name == name)));
     if let Some((name, None)) = known {
@@ -68,11 +71,11 @@ fn main() -> ExitCode {
 }
 
 /// How long each known bug goes unnoticed.
-fn table() -> ExitCode {
+fn table(starts: u64) -> ExitCode {
     println!("| known bug | of | seeds | seconds | caught as |\n|---|---|---|---|---|");
     let mut escaped = 0;
     for known in mutants() {
-        let mut hunts: Vec<_> = STARTS.iter().map(|start| hunt(&known, *start)).collect();
+        let mut hunts: Vec<_> = (0..starts).map(|start| hunt(&known, 1 + start * START_STEP)).collect();
         hunts.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
         let median = &hunts[hunts.len() / 2];
         let Known { name, of, .. } = known;

@@ -19,12 +19,28 @@ pub(crate) fn is_whole(member: &Member, last: Option<&View>) -> bool {
 /// Whether a member's store may be lost now. `wiped` says which were lost before any view was in force.
 pub(crate) fn may_lose(members: &[Member], wiped: &[bool], last: Option<&View>, victim: usize) -> bool {
     let others = || members.iter().enumerate().filter(|(index, _)| *index != victim);
-    let lost = others().filter(|(_, member)| !is_whole(member, last)).count();
-    let lost_before = others().filter(|(index, _)| wiped[*index]).count();
-    // The founder's store alone knows a first view for a while; losing it is founding a second cluster.
-    let known = match last {
-        None => victim != 0,
-        Some(_) => others().any(|(_, member)| member.store.durable.view() > 0),
+    let Some(view) = last else {
+        let lost_before = others().filter(|(index, _)| wiped[*index]).count();
+        // The founder's store alone knows a first view for a while; losing it is founding a second cluster.
+        return victim != 0 && lost_before < tolerated(members.len());
     };
-    known && lost.max(if last.is_none() { lost_before } else { 0 }) < tolerated(members.len())
+    let voter = |index: usize| view.voters().any(|slot| slot.member.0 == index as u64 + 1);
+    let known = others().any(|(_, member)| member.store.durable.view() > 0);
+    let lost = others().filter(|(index, member)| voter(*index) && !is_whole(member, last)).count();
+    if voter(victim) {
+        return known && lost < view.bearable();
+    }
+    // A learner may be counted in at this moment; then it is one of those lost among one more.
+    let counted = view.voters().count() + 1;
+    let is_learner = view.slot(rsm::MemberId(victim as u64 + 1)).is_some();
+    known && (!is_learner || lost < tolerated(counted))
+}
+
+/// Whether a voter may be taken off the list: those that are left bear what is lost already.
+pub(crate) fn may_remove(members: &[Member], view: &View, victim: usize) -> bool {
+    let left: Vec<_> = view.voters().filter(|slot| slot.member.0 != victim as u64 + 1).collect();
+    let is_whole =
+        |slot: &&&rsm::Slot| members.get(slot.member.0 as usize - 1).is_some_and(|member| is_whole(member, Some(view)));
+    let (left, whole) = (left.len(), left.iter().filter(is_whole).count());
+    left > 0 && whole > left / 2
 }

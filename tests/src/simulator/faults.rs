@@ -49,6 +49,16 @@ impl World {
                 self.planned_stop();
                 Ok(())
             }
+            Fault::Add | Fault::Remove => {
+                self.start_listed();
+                self.change_members(fault, index);
+                Ok(())
+            }
+            Fault::Replace => {
+                self.wipe(index)?;
+                self.change_members(fault, index);
+                Ok(())
+            }
             Fault::SlowStore => {
                 self.members[index].flush_is_slow ^= true;
                 Ok(())

@@ -14,10 +14,11 @@
 //!
 //! # Limits of this implementation
 //!
-//! Membership is fixed, and there are no witnesses. Damage is a place or two at a time, and comes while a member is down; the
-//! system's own caches are not simulated beyond what [`nvm_log::medium`] promises.
+//! Damage is a place or two at a time, and comes while a member is down; the system's own caches are not simulated beyond
+//! what [`nvm_log::medium`] promises. Locks are taken one at a time, and nobody takes one by force.
 
 mod atlas;
+mod changes;
 mod counters;
 mod damage;
 pub(crate) mod dice;

@@ -4,6 +4,7 @@ use rsm::Standing;
 
 use super::atlas;
 use super::invariants::{Check, Violation};
+use super::member::Member;
 use super::plan::Workload;
 use super::workload::locks::LockEvent;
 use super::world::{Event, World};
@@ -23,7 +24,7 @@ impl World {
     /// The whole run.
     pub(crate) fn run(&mut self) -> Check {
         self.trace.note(0, [0; 3], || format!("{:?}", self.plan));
-        for index in 0..self.members.len() {
+        for index in 0..self.plan.members {
             let wait = self.dice.spread((1, 400_000));
             self.members[index].starts = true;
             self.schedule(wait, Event::Start(index));
@@ -102,18 +103,39 @@ impl World {
         let last = self.invariants.last_view()?.clone();
         let count = self.members.len();
         let mut away = vec![false; count];
-        for _ in 0..atlas::tolerated(count) {
+        let listed = |index: usize| last.voters().any(|slot| slot.member.0 == index as u64 + 1);
+        for _ in 0..last.bearable() {
             away[self.dice.index(count)] = true;
         }
         let up = || self.members.iter().zip(&away).filter(|(_, away)| !**away).map(|(member, _)| member);
         let in_sync = up().filter(|member| atlas::is_whole(member, Some(&last))).count();
         let known = up().any(|member| member.store.durable.view() == last.number);
-        (away.contains(&true) && in_sync >= last.majority() && known).then_some(away)
+        let voters_away = (0..count).filter(|index| away[*index] && listed(*index)).count();
+        let bearable = voters_away > 0 && voters_away <= last.bearable() && !self.is_changing();
+        (bearable && in_sync >= last.majority() && known).then_some(away)
+    }
+
+    /// An empty store that asks those who were members once is started anew with those who are.
+    fn renew_configurations(&mut self) -> Check {
+        if self.plan.spares == 0 || self.invariants.last_view().is_none() {
+            return Ok(());
+        }
+        for index in 0..self.members.len() {
+            if self.members[index].store.durable.view() == 0 {
+                self.crash(index)?;
+            }
+        }
+        Ok(())
     }
 
     fn start_all(&mut self, away: &[bool]) {
         for (index, away) in away.iter().enumerate() {
-            if !away && self.members[index].process.is_none() {
+            let member = rsm::MemberId(index as u64 + 1);
+            let listed = match self.invariants.last_view() {
+                None => index < self.plan.members,
+                Some(view) => view.slot(member).is_some(),
+            };
+            if !away && listed && self.members[index].process.is_none() {
                 self.members[index].starts = true;
                 let wait = self.dice.spread((1, 300_000));
                 self.schedule(wait, Event::Start(index));
@@ -123,6 +145,7 @@ impl World {
 
     /// Everybody is back: a primary serves, all are in sync and equal, and it stays so.
     fn come_back_whole(&mut self, safe_at: u64) -> Check {
+        self.renew_configurations()?;
         self.start_all(&vec![false; self.members.len()]);
         let answers = self.answers_ok;
         self.expect("after the faults all serve and are in sync", |world| {
@@ -157,19 +180,29 @@ impl World {
             self.members.iter().filter(|member| member.process.as_ref().is_some_and(|process| process.serving));
         all_in_sync
             && serving.count() == 1
-            && self.members.iter().all(|member| {
+            && self.listed().all(|(_, member)| {
                 member.process.is_some() && member.entered() == Some(last) && atlas::is_whole(member, Some(last))
             })
     }
 
-    /// All executed all that is committed.
+    /// The members that the last view lists.
+    fn listed(&self) -> impl Iterator<Item = (usize, &Member)> {
+        let last = self.invariants.last_view();
+        self.members
+            .iter()
+            .enumerate()
+            .filter(move |(_, member)| last.is_some_and(|view| view.slot(member.store.identity.member).is_some()))
+    }
+
+    /// All executed all that is committed; a witness executes nothing.
     fn is_equal(&self) -> bool {
         let top = self.invariants.ledger.top().op;
         let hash = self.invariants.ledger.op(top).map(|op| op.hash);
-        self.members.iter().all(|member| {
+        self.listed().all(|(index, member)| {
             member.process.as_ref().is_some_and(|process| {
                 let status = process.replica.status();
-                status.executed_op == top && Some(status.state_hash) == hash
+                let is_witness = self.plan.kind_of(index) == rsm::Kind::Witness;
+                is_witness || (status.executed_op == top && Some(status.state_hash) == hash)
             })
         })
     }

@@ -3,7 +3,7 @@
 //! Each seed draws its own selection ("swarm testing", Groce et al., 2012): a run with every fault on rarely gets far
 //! enough to reach the deep states, and one fault often hides what another would show.
 
-use rsm::Timing;
+use rsm::{Kind, Timing};
 
 use super::Options;
 use super::dice::{Dice, MILLION};
@@ -88,6 +88,12 @@ pub(crate) enum Fault {
     Suspend,
     /// A member's clock goes ahead at once.
     ClockJump,
+    /// An operator adds a member.
+    Add,
+    /// An operator takes one off the list.
+    Remove,
+    /// A member loses its store, and an operator says so.
+    Replace,
 }
 
 const ALL_FAULTS: [Fault; 14] = [
@@ -139,7 +145,12 @@ pub(crate) struct Plan {
     pub(crate) workload: Workload,
     /// For the lock service.
     pub(crate) locks: LockPlan,
+    /// Those that found the cluster.
     pub(crate) members: usize,
+    /// Machines that may become members.
+    pub(crate) spares: usize,
+    /// The last of the founders, and of the spares, hold the log's tail only.
+    pub(crate) witness: (bool, bool),
     pub(crate) clients: usize,
     /// How long faults happen, µs.
     pub(crate) unsafe_us: u64,
@@ -170,6 +181,19 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// All machines: founders and spares.
+    pub(crate) fn machines(&self) -> usize {
+        self.members + self.spares
+    }
+
+    /// What a machine's member stores.
+    pub(crate) fn kind_of(&self, index: usize) -> Kind {
+        let (founder, spare) = self.witness;
+        let is_witness =
+            (founder && index + 1 == self.members) || (spare && index + 1 == self.machines() && self.spares > 0);
+        if is_witness { Kind::Witness } else { Kind::Replica }
+    }
+
     /// What the seed says; the options overrule it. What was not drawn from the beginning is drawn from dice of its own, so
     /// that a seed's other choices stay what they were.
     pub(crate) fn draw(dice: &mut Dice, seed: u64, options: &Options) -> Plan {
@@ -184,6 +208,8 @@ impl Plan {
             workload,
             locks,
             members: members.unwrap_or(drawn),
+            spares: 0,
+            witness: (false, false),
             clients: dice.between((1, 5)) as usize,
             unsafe_us: dice.between((2_000_000, 12_000_000)),
             founded_in_peace: dice.chance(700_000),
@@ -205,6 +231,13 @@ impl Plan {
         };
         plan.log_capacity_bytes = plan.medium.make_ring(plan.log_capacity_bytes);
         plan.faults.extend(MediumPlan::draw_faults(&mut media));
+        if later.chance(300_000) {
+            let times = later.between((1, 4)) as usize;
+            plan.faults.extend([Fault::Add, Fault::Remove, Fault::Replace].repeat(times));
+            plan.spares = later.between((1, 2)) as usize;
+            plan.unsafe_us *= 2;
+        }
+        plan.witness = (plan.members >= 3 && later.chance(150_000), later.chance(300_000));
         if workload == Workload::Locks {
             plan.clock_rate = plan.locks.clock_rate;
             plan.ballast_bytes = 0;

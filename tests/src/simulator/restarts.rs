@@ -65,7 +65,7 @@ impl World {
         Ok(())
     }
 
-    fn count_and_tell(&mut self, index: usize) {
+    pub(crate) fn count_and_tell(&mut self, index: usize) {
         if self.invariants.last_view().is_none() {
             self.invariants.counters.hit("crashes before founding ended");
         }
@@ -147,7 +147,15 @@ impl World {
         self.lose_power(index)
     }
 
+    /// A machine that is no member yet, or none any more, is left alone; unless its store knows a cluster, and no better.
     pub(crate) fn start_later(&mut self, index: usize) {
+        let wanted = match self.invariants.last_view() {
+            None => index < self.plan.members,
+            Some(view) => view.slot(MemberId(index as u64 + 1)).is_some(),
+        };
+        if !wanted && self.members[index].store.durable.view() == 0 {
+            return;
+        }
         if !self.members[index].starts && self.members[index].process.is_none() {
             self.members[index].starts = true;
             let wait = self.dice.spread(self.plan.down_us);
@@ -162,7 +170,7 @@ impl World {
     }
 
     fn may_lose(&self, index: usize) -> bool {
-        atlas::may_lose(&self.members, &self.wiped, self.invariants.last_view(), index)
+        !self.is_changing() && atlas::may_lose(&self.members, &self.wiped, self.invariants.last_view(), index)
     }
 
     /// The store is lost too, if the cluster promises to survive that.
@@ -183,6 +191,11 @@ impl World {
     fn lose(&mut self, index: usize) {
         self.invariants.counters.hit("incarnations lost");
         self.wiped[index] |= self.invariants.last_view().is_none();
+        self.empty_store(index);
+    }
+
+    /// The next life of a member's store.
+    pub(crate) fn empty_store(&mut self, index: usize) {
         let mut identity =
             Identity { member: MemberId(index as u64 + 1), incarnation: draw_incarnation(&mut self.dice) };
         if self.mutation.is_amnesia() {
@@ -238,8 +251,9 @@ impl World {
             return Ok(());
         }
         let volatile = self.plan.medium.durability != Durability::Durable;
-        let others = || self.members.iter().enumerate().filter(|(index, _)| *index != next);
         let last = self.invariants.last_view();
+        let listed = |index: usize| last.is_none_or(|view| view.slot(MemberId(index as u64 + 1)).is_some());
+        let others = || self.members.iter().enumerate().filter(|(index, _)| *index != next && listed(*index));
         let back = others().all(|(_, member)| member.process.is_some() && atlas::is_whole(member, last));
         if !back || (volatile && !self.may_lose(next)) {
             self.schedule(ROLL_EVERY_US, Event::Roll(next));

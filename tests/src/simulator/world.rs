@@ -6,9 +6,10 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use rsm::{ClusterId, Founding, Identity, Incarnation, Input, Kind, MemberId, Message, Rejection, Tag, Token};
+use rsm::{ClusterId, Founding, Identity, Incarnation, Input, MemberId, Message, Rejection, Tag, Token};
 
 use super::Options;
+use super::changes::Changes;
 use super::dice::Dice;
 use super::invariants::{Check, Invariants, Run, Violation};
 use super::ledger::Ledger;
@@ -98,6 +99,8 @@ pub(crate) struct World {
     /// Lost before any view was in force.
     pub(crate) wiped: Vec<bool>,
     pub(crate) network: Network,
+    /// What operators asked for.
+    pub(crate) changes: Changes,
     /// Clients of register and map.
     pub(crate) asking: Asking,
     /// Clients of the lock service, and their connections.
@@ -122,12 +125,13 @@ impl World {
         let mut dice = Dice::new(seed);
         let plan = Plan::draw(&mut dice, seed, options);
         let mutation = Mutation::named(options.mutant.as_deref());
-        let members = (0..plan.members).map(|index| {
+        let members = (0..plan.machines()).map(|index| {
             let identity = Identity { member: MemberId(index as u64 + 1), incarnation: draw_incarnation(&mut dice) };
             Member::new(identity, &plan.medium, mutation)
         });
         let members: Vec<Member> = members.collect();
-        let listed = (0..plan.members).map(|index| (MemberId(index as u64 + 1), address_of(index), Kind::Replica));
+        let listed =
+            (0..plan.members).map(|index| (MemberId(index as u64 + 1), address_of(index), plan.kind_of(index)));
         let mut later = Dice::new(!seed);
         let locks = match plan.workload {
             Workload::Locks => LockWorld::new(&plan.locks, &mut later),
@@ -139,10 +143,11 @@ impl World {
         invariants.locks.rate_max = plan.clock_rate.1;
         World {
             founding: Founding { name: "simulated".into(), members: listed.collect(), mode: "durable".into() },
-            network: Network::new(plan.members, plan.network.clone()),
+            network: Network::new(plan.machines(), plan.network.clone()),
             asking: Asking { clients, ..Asking::default() },
             locks,
-            wiped: vec![false; plan.members],
+            wiped: vec![false; plan.machines()],
+            changes: Changes::default(),
             members,
             dice,
             media_dice: MediumPlan::dice(!seed),
@@ -223,6 +228,21 @@ impl World {
         Ok(())
     }
 
+    /// What a process is told of its cluster: an operator sees to it that an empty store finds those who are members now.
+    fn configuration(&self, index: usize) -> Founding {
+        let mut founding = self.founding.clone();
+        if self.members[index].store.durable.view() == 0
+            && let Some(view) = self.invariants.last_view()
+        {
+            founding.members = view.slots.iter().map(|slot| (slot.member, slot.address.clone(), slot.kind)).collect();
+        }
+        let own = MemberId(index as u64 + 1);
+        if let Err(place) = founding.members.binary_search_by_key(&own, |(member, ..)| *member) {
+            founding.members.insert(place, (own, address_of(index), self.plan.kind_of(index)));
+        }
+        founding
+    }
+
     pub(crate) fn is_running(&self, index: usize, run: Run) -> bool {
         self.members[index].process.as_ref().is_some_and(|process| process.run == run)
     }
@@ -252,6 +272,7 @@ impl World {
 
     /// Starts a process, unless one runs.
     fn on_start(&mut self, index: usize) -> Check {
+        let founding = self.configuration(index);
         let member = &mut self.members[index];
         member.starts = false;
         if member.process.is_some() {
@@ -260,7 +281,7 @@ impl World {
         self.runs += 1;
         let run = self.runs;
         member
-            .start(&self.plan, &self.founding, &mut self.dice, run, self.now)
+            .start(&self.plan, &founding, &mut self.dice, run, self.now)
             .map_err(|line| Violation::new("a core starts from its own store", line))?;
         let identity = member.store.identity;
         let last = member.store.durable.last();

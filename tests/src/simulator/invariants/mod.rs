@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | A view number is decided once; its parent is the view before. | Paxos; rule S1 | `views` |
 //! | Every in-sync set is a majority. | S6 | `views` |
+//! | A view changes at most one slot of the list, and majorities of neighbouring views meet. | S12 | `members` |
 //! | Promise, vote, proposal and view never go back in a store. | S2, S11 | `promises` |
 //! | An entry is committed only while a majority of the view's in-sync members hold it durably, and the barrier. | S3 | `commit` |
 //! | At most one run of one member commits in a view. | S8 | `commit` |
@@ -43,6 +44,7 @@ mod lock_sessions;
 mod lock_time;
 mod lock_tokens;
 mod lock_truth;
+mod members;
 mod promises;
 mod records;
 mod serving;

@@ -26,7 +26,9 @@ impl Invariants {
             if view.parent != Decree::hash(parent) {
                 return Err(Violation::new("a view number is decided once", format!("{} has no parent", view.number)));
             }
-            self.count_change(&parent.clone(), view);
+            let parent = parent.clone();
+            self.list_changes_in_steps(&parent, view)?;
+            self.count_change(&parent, view);
         } else if view.number == 1 {
             self.counters.hit("founded");
         }
@@ -40,13 +42,21 @@ impl Invariants {
             self.counters.hit("views decided and never served");
         }
         let mut promoted = 0;
-        for (old, new) in parent.slots.iter().zip(&view.slots) {
-            if old.incarnation != new.incarnation {
-                self.counters.hit("members replaced");
-            } else if (old.standing, new.standing) == (Standing::Syncing, Standing::InSync) {
-                promoted += 1;
+        for new in &view.slots {
+            match parent.slot(new.member) {
+                None => self.counters.hit("members added"),
+                Some(old) if old.incarnation != new.incarnation => self.counters.hit("members replaced"),
+                Some(old) if old.standing != new.standing && new.standing == Standing::InSync => {
+                    promoted += 1;
+                    if old.standing == Standing::Learner {
+                        self.counters.hit("learners promoted");
+                    }
+                }
+                Some(_) => {}
             }
         }
+        let removed = parent.slots.iter().filter(|old| view.slot(old.member).is_none()).count();
+        self.counters.add("members removed", removed as u64);
         self.counters.add("promotions", promoted);
         if promoted > 0 && parent.primary != view.primary {
             self.counters.hit("fail-overs that promote");

@@ -65,7 +65,7 @@ pub(crate) struct Opened {
     link: LinkId,
     endpoint: Endpoint,
     service: Option<LineId>,
-    callback: Option<LineId>,
+    pub(crate) callback: Option<LineId>,
     connected: bool,
     /// A callback connection was dialled and not welcomed yet.
     callback_pending: bool,

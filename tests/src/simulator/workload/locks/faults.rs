@@ -29,6 +29,8 @@ pub(crate) enum ClientFault {
     Break,
     /// One connection breaks.
     BreakOne,
+    /// The callback connection carries nothing any more, and nobody says so.
+    SilenceCallback,
     /// The session is closed in order.
     Close,
     /// The session is abandoned.
@@ -36,7 +38,7 @@ pub(crate) enum ClientFault {
 }
 
 impl ClientFault {
-    pub(crate) const ALL: [ClientFault; 13] = [
+    pub(crate) const ALL: [ClientFault; 14] = [
         ClientFault::Die,
         ClientFault::AllDie,
         ClientFault::Pause,
@@ -48,6 +50,7 @@ impl ClientFault {
         ClientFault::Heal,
         ClientFault::Break,
         ClientFault::BreakOne,
+        ClientFault::SilenceCallback,
         ClientFault::Close,
         ClientFault::Abandon,
     ];
@@ -106,6 +109,12 @@ impl World {
                     lines = vec![lines[one]];
                 }
                 lines.into_iter().for_each(|line| self.break_line(line));
+            }
+            ClientFault::SilenceCallback => {
+                let callback = self.locks.clients[client].opened().and_then(|opened| opened.callback);
+                if let Some(line) = callback.and_then(|line| self.locks.lines.get_mut(line)) {
+                    line.silence();
+                }
             }
             ClientFault::Close => {
                 let run = self.locks.clients[client].run;

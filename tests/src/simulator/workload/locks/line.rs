@@ -70,6 +70,14 @@ pub(crate) struct Line {
     down: Pipe,
 }
 
+impl Line {
+    /// From now on nothing arrives, in either direction, and nobody hears of it.
+    pub(crate) fn silence(&mut self) {
+        self.up.broken = true;
+        self.down.broken = true;
+    }
+}
+
 /// All of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {

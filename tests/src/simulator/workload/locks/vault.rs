@@ -53,7 +53,9 @@ pub(crate) enum VaultEvent {
 impl World {
     /// A user asks; it acts a moment after it decided to.
     pub(crate) fn ask_vault(&mut self, ask: Ask) {
-        let moment = self.dice.below(300);
+        let descheduled = self.unsafe_now && self.dice.chance(30_000);
+        let longest = self.plan.locks.lease_ms * 3_000;
+        let moment = if descheduled { self.dice.spread((1_000, longest)) } else { self.dice.below(300) };
         let event = VaultEvent::Depart { client: ask.client, ask };
         self.schedule(moment, Event::Lock(LockEvent::Vault(event)));
     }

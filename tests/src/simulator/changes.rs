@@ -1,0 +1,98 @@
+//! Operators: they add machines, take members off the list, and say that a store is lost.
+//!
+//! Why no run asks for more than is promised: while a change is under way no store is lost, and none is asked for that would
+//! leave too few whole stores. What a primary refuses is refused; where nobody knows, the last view tells.
+
+use rsm::{Change, ChangeError, Input, MemberId, Standing, Tag};
+
+use super::atlas;
+use super::plan::Fault;
+use super::workload::asking::address_of;
+use super::world::World;
+
+/// A change that nobody answered is given up after this long, µs: well above the core's own patience.
+const PATIENCE_US: u64 = 15_000_000;
+
+/// What was asked for and not answered.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    under_way: Option<(Tag, u64)>,
+}
+
+impl World {
+    /// Whether a change may be decided yet.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.changes.under_way.is_some_and(|(_, until)| self.now < until)
+    }
+
+    /// A change, where one makes sense.
+    pub(crate) fn change_members(&mut self, fault: Fault, index: usize) {
+        if self.is_changing() {
+            return;
+        }
+        let (Some(view), Some(primary)) = (self.invariants.last_view().cloned(), self.serving()) else { return };
+        let member = MemberId(index as u64 + 1);
+        let listed = view.slot(member);
+        let change = match fault {
+            Fault::Add if listed.is_none() && self.members[index].process.is_none() => {
+                Change::Add { member, address: address_of(index), kind: self.plan.kind_of(index) }
+            }
+            Fault::Remove if listed.is_some() && atlas::may_remove(&self.members, &view, index) => {
+                Change::Remove { member }
+            }
+            Fault::Replace if listed.is_some_and(|slot| slot.standing != Standing::InSync) => {
+                Change::Replace { member, address: address_of(index) }
+            }
+            _ => return,
+        };
+        let tag = self.asking.attempts.next_tag();
+        self.trace
+            .note(self.now, [30, index as u64, tag], || format!("an operator asks member {}: {change:?}", primary + 1));
+        self.changes.under_way = Some((tag, self.now + PATIENCE_US));
+        self.invariants.counters.hit("changes of members asked for");
+        self.deliver(primary, Input::Change { tag, change });
+    }
+
+    /// The primary answers.
+    pub(crate) fn on_change_answered(&mut self, tag: Tag, answer: &Result<u64, ChangeError>) {
+        self.invariants.counters.hit(match answer {
+            Ok(_) => "changes of members made",
+            Err(ChangeError::Unknown) => "changes of members unknown",
+            Err(ChangeError::Refused(_)) => "changes of members refused",
+            Err(_) => "changes of members not taken",
+        });
+        let is_known = !matches!(answer, Err(ChangeError::Unknown));
+        if is_known && self.changes.under_way.is_some_and(|(asked, _)| asked == tag) {
+            self.changes.under_way = None;
+        }
+        self.start_listed();
+    }
+
+    /// Starts the processes of new members; an operator does so when the list says it.
+    pub(crate) fn start_listed(&mut self) {
+        let Some(view) = self.invariants.last_view().cloned() else { return };
+        for index in self.plan.members..self.members.len() {
+            let listed = view.slot(MemberId(index as u64 + 1)).is_some();
+            if listed && self.members[index].process.is_none() {
+                self.start_later(index);
+            }
+        }
+    }
+
+    /// Whether a store's member was taken off the list, or its place given to another store: then its core says so and stops.
+    pub(crate) fn is_dismissed(&self, index: usize) -> bool {
+        let identity = self.members[index].store.identity;
+        let listed = |view: &rsm::View| view.lists(identity.member, identity.incarnation);
+        self.invariants.was_ever_listed(identity) && !self.invariants.last_view().is_some_and(listed)
+    }
+
+    /// A dismissed process ends, and an operator empties its store.
+    pub(crate) fn dismiss(&mut self, index: usize) -> super::invariants::Check {
+        self.invariants.counters.hit("members that learned of their removal");
+        self.members[index].process = None;
+        self.count_and_tell(index);
+        self.empty_store(index);
+        self.start_later(index);
+        Ok(())
+    }
+}
