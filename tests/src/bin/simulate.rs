@@ -36,20 +36,21 @@ struct Arguments {
     /// Starting points for each known bug; the median is printed.
     #[arg(long, default_value_t = 3)]
     starts: u64,
+    /// Seeds that a known bug may take to be caught before it counts as escaped.
+    #[arg(long, default_value_t = 3_000)]
+    patience: u64,
     /// Stops after so many failures.
     #[arg(long, default_value_t = 5)]
     failures: u64,
 }
 
-/// Seeds that a known bug may take to be caught before it counts as escaped.
-const PATIENCE_SEEDS: u64 = 5_000;
 /// Between the seeds at which the searches for a known bug start.
 const START_STEP: u64 = 1_000_000;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.mutants {
-        return table(arguments.starts.max(1));
+        return table(arguments.starts.max(1), arguments.patience);
     }
     let known = arguments.mutant.as_ref().map(|name| (name, mutants().into_iter().find(|known| known.name == name)));
     if let Some((name, None)) = known {
@@ -71,11 +72,11 @@ fn main() -> ExitCode {
 }
 
 /// How long each known bug goes unnoticed.
-fn table(starts: u64) -> ExitCode {
+fn table(starts: u64, patience: u64) -> ExitCode {
     println!("| known bug | of | seeds | seconds | caught as |\n|---|---|---|---|---|");
     let mut escaped = 0;
     for known in mutants() {
-        let mut hunts: Vec<_> = (0..starts).map(|start| hunt(&known, 1 + start * START_STEP)).collect();
+        let mut hunts: Vec<_> = (0..starts).map(|start| hunt(&known, 1 + start * START_STEP, patience)).collect();
         hunts.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
         let median = &hunts[hunts.len() / 2];
         let Known { name, of, .. } = known;
@@ -98,11 +99,11 @@ struct Hunt {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the time to detection is measured")]
-fn hunt(known: &Known, start: u64) -> Hunt {
+fn hunt(known: &Known, start: u64, patience: u64) -> Hunt {
     let started = Instant::now();
     let options = Options { mutant: Some(known.name.to_owned()), workload: known.workload, ..Options::default() };
-    let caught = (start..start + PATIENCE_SEEDS).find_map(|seed| Some((seed, run(seed, &options).failure?)));
-    let seeds = caught.as_ref().map_or(PATIENCE_SEEDS, |(seed, _)| seed + 1 - start);
+    let caught = (start..start + patience).find_map(|seed| Some((seed, run(seed, &options).failure?)));
+    let seeds = caught.as_ref().map_or(patience, |(seed, _)| seed + 1 - start);
     Hunt { seeds, seconds: started.elapsed().as_secs_f64(), rule: caught.map(|(_, violation)| violation.rule) }
 }
 

@@ -68,10 +68,10 @@ impl World {
         self.start_listed();
     }
 
-    /// Starts the processes of new members; an operator does so when the list says it.
+    /// Starts the processes of members that do not run; an operator does so when the list says it.
     pub(crate) fn start_listed(&mut self) {
         let Some(view) = self.invariants.last_view().cloned() else { return };
-        for index in self.plan.members..self.members.len() {
+        for index in 0..self.members.len() {
             let listed = view.slot(MemberId(index as u64 + 1)).is_some();
             if listed && self.members[index].process.is_none() {
                 self.start_later(index);

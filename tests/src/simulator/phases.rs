@@ -175,13 +175,20 @@ impl World {
     /// One serves, all run, know the same view and are in sync in it.
     fn is_in_order(&self) -> bool {
         let Some(last) = self.invariants.last_view() else { return false };
-        let all_in_sync = last.slots.iter().all(|slot| slot.standing == Standing::InSync);
+        // A learner that may not be counted in, such as a witness beside one replica, stays what it is.
+        let stays = |slot: &rsm::Slot| {
+            slot.standing == Standing::Learner && !last.with_learner_promoted(slot.member).is_well_formed()
+        };
+        let all_in_sync = last.slots.iter().all(|slot| slot.standing == Standing::InSync || stays(slot));
         let serving =
             self.members.iter().filter(|member| member.process.as_ref().is_some_and(|process| process.serving));
         all_in_sync
             && serving.count() == 1
             && self.listed().all(|(_, member)| {
-                member.process.is_some() && member.entered() == Some(last) && atlas::is_whole(member, Some(last))
+                let learns = last.slot(member.store.identity.member).is_some_and(stays);
+                member.process.is_some()
+                    && member.entered() == Some(last)
+                    && (learns || atlas::is_whole(member, Some(last)))
             })
     }
 

@@ -94,7 +94,11 @@ fn brief_paxos(message: &paxos::Message<rsm::View>) -> String {
 /// A view in a few words: `V3 primary 2 [1=ab12cd34 2=.. 3=..(syncing)]`.
 pub(crate) fn brief_view(view: &rsm::View) -> String {
     let slots = view.slots.iter().map(|slot| {
-        let syncing = if slot.standing == rsm::Standing::Syncing { "(syncing)" } else { "" };
+        let syncing = match slot.standing {
+            rsm::Standing::InSync => "",
+            rsm::Standing::Syncing => "(syncing)",
+            rsm::Standing::Learner => "(learner)",
+        };
         format!("{}={}{syncing}", slot.member, slot.incarnation)
     });
     format!("V{} primary {} [{}]", view.number, view.primary, slots.collect::<Vec<_>>().join(" "))

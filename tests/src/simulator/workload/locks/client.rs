@@ -353,7 +353,8 @@ impl World {
         self.client_goes_on(client)?;
         let fails = self.unsafe_now && self.dice.chance(self.plan.locks.flush_fails);
         let it = &mut self.locks.clients[client];
-        let Some(opened) = it.opened_mut().filter(|_| run == run) else { return Ok(()) };
+        let is_the_same = it.run == run;
+        let Some(opened) = it.opened_mut().filter(|_| is_the_same) else { return Ok(()) };
         if opened.suspended || fails {
             self.invariants.counters.hit("flushes repeated");
             let again = LockEvent::Flushed { client, run, name: name.clone(), token };
