@@ -35,6 +35,9 @@ struct Arguments {
     /// How many members each cluster has; drawn from 1, 3 and 5, if it is not given.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=5))]
     members: Option<u64>,
+    /// Whether the last member of three or more is a witness; drawn, if it is not said.
+    #[arg(long)]
+    witness: Option<bool>,
     /// Only these faults.
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Fault>,
@@ -135,6 +138,7 @@ async fn run(arguments: &Arguments, space: Option<plumeria_tests::campaign::Spac
             program: program.clone(),
             seed,
             members: arguments.members,
+            witness: arguments.witness,
             only: arguments.only.clone(),
             time: Duration::from_secs(arguments.round_seconds),
             aloud: arguments.verbose,
@@ -162,6 +166,9 @@ fn again(arguments: &Arguments) -> String {
     let mut flags = format!(" --round-seconds {}", arguments.round_seconds);
     if let Some(members) = arguments.members {
         flags += &format!(" --members {members}");
+    }
+    if let Some(witness) = arguments.witness {
+        flags += &format!(" --witness {witness}");
     }
     if !arguments.only.is_empty() {
         let only: Vec<String> = arguments.only.iter().map(Fault::to_string).collect();

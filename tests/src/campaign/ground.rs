@@ -76,11 +76,16 @@ impl Ground {
         }
     }
 
-    pub(crate) fn places(&self, size: u64, dice: &mut Dice) -> Checked<BTreeMap<u64, Place>> {
-        match self {
-            Ground::Loopback => Cluster::loopback(size),
-            Ground::Namespaces { .. } => Ok((1..=size).filter_map(|id| Some((id, self.place(id, dice)?))).collect()),
+    /// The last of the members may be a witness.
+    pub(crate) fn places(&self, size: u64, witness: bool, dice: &mut Dice) -> Checked<BTreeMap<u64, Place>> {
+        let mut places = match self {
+            Ground::Loopback => Cluster::loopback(size)?,
+            Ground::Namespaces { .. } => (1..=size).filter_map(|id| Some((id, self.place(id, dice)?))).collect(),
+        };
+        if let Some(mut last) = places.last_entry() {
+            last.get_mut().witness = witness;
         }
+        Ok(places)
     }
 
     /// Where a member is to be started: the clocks there are drawn anew. None: where it was.
@@ -91,7 +96,7 @@ impl Ground {
         if dice.chance(MILLION / 4 * 3) && space.clocks {
             through.extend(older(seconds));
         }
-        Some(Place { host: address(member_node(id)), through })
+        Some(Place { host: address(member_node(id)), through, witness: false })
     }
 
     pub(crate) fn client_entrance(&self, slot: usize) -> Vec<String> {

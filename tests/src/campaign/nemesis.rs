@@ -197,17 +197,26 @@ impl<'a> Scene<'a> {
 
     async fn roll(&mut self) -> Checked<Vec<Undo>> {
         for id in self.cluster.live() {
-            if self.stopped.contains(&id) {
+            // One that was started just now cannot obey yet, and one that is cut off for ever is not waited for.
+            if self.stopped.contains(&id) || !self.is_back(id).await {
                 continue;
             }
             self.cluster.stop(id, Blow::Term).await?;
             self.launch(id)?;
-            let until = Instant::now() + BACK_MAX;
-            while Instant::now() < until && !self.cluster.status(id).await.is_some_and(|status| status.serving) {
-                sleep(POLL).await;
-            }
+            self.is_back(id).await;
         }
         Ok(Vec::new())
+    }
+
+    async fn is_back(&self, id: u64) -> bool {
+        let until = Instant::now() + BACK_MAX;
+        while Instant::now() < until {
+            if self.cluster.status(id).await.is_some_and(|status| status.serving) {
+                return true;
+            }
+            sleep(POLL).await;
+        }
+        false
     }
 
     async fn undo(&mut self, undone: Vec<Undo>) -> Checked<()> {
@@ -251,7 +260,7 @@ impl<'a> Scene<'a> {
 
     fn launch(&mut self, id: u64) -> Checked<()> {
         if let Some(place) = self.ground.place(id, &mut self.dice) {
-            self.cluster.set_place(id, place);
+            self.cluster.set_through(id, place.through);
         }
         self.cluster.launch(id)
     }

@@ -35,6 +35,8 @@ pub struct RoundSettings {
     pub seed: u64,
     /// Or drawn.
     pub members: Option<u64>,
+    /// Whether the last member of three or more is a witness; or drawn.
+    pub witness: Option<bool>,
     /// Only these; all if it is empty.
     pub only: Vec<Fault>,
     /// For how long there are faults.
@@ -83,7 +85,8 @@ pub async fn run_round(settings: &RoundSettings, ground: &Ground) -> Result<Repo
 }
 
 async fn found<'a>(settings: &RoundSettings, ground: &'a Ground, size: u64, dice: &mut Dice) -> Checked<Scene<'a>> {
-    let mut cluster = Cluster::new(&settings.server, ground.places(size, dice)?)?;
+    let witness = settings.witness.unwrap_or(dice.below(3) == 0) && size >= 3;
+    let mut cluster = Cluster::new(&settings.server, ground.places(size, witness, dice)?)?;
     let disks = ground.disks(&cluster, dice)?;
     for id in 1..=size {
         cluster.launch(id)?;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use lock_client::MemberStatus;
+use lock_client::{MemberStatus, Role};
 use rsm::BreakPoint;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -63,6 +63,8 @@ pub struct Place {
     pub host: Ipv4Addr,
     /// The program, with arguments, that starts the server there; none for where this process is. It becomes the server itself.
     pub through: Vec<String>,
+    /// Whether it is a witness: it has no state, and is never primary.
+    pub witness: bool,
 }
 
 /// A cluster of server processes on this host.
@@ -120,7 +122,7 @@ impl Cluster {
     pub fn loopback(size: u64) -> Checked<BTreeMap<u64, Place>> {
         let ports: Vec<u16> = (1..=size).flat_map(|id| [port(PORT, id), port(CONTROL_PORT, id)]).collect();
         let host = own_address(&ports)?;
-        Ok((1..=size).map(|id| (id, Place { host, through: Vec::new() })).collect())
+        Ok((1..=size).map(|id| (id, Place { host, through: Vec::new(), witness: false })).collect())
     }
 
     /// Members that do not run yet.
@@ -136,9 +138,11 @@ impl Cluster {
         Ok(Cluster { server: server.to_path_buf(), dir, places, members })
     }
 
-    /// Where a member is to run when it is started next.
-    pub fn set_place(&mut self, id: u64, place: Place) {
-        self.places.insert(id, place);
+    /// How a member is to be started next; a witness stays one.
+    pub fn set_through(&mut self, id: u64, through: Vec<String>) {
+        if let Some(place) = self.places.get_mut(&id) {
+            place.through = through;
+        }
     }
 
     /// How many members there are, dead ones too.
@@ -180,7 +184,9 @@ impl Cluster {
     /// # Errors
     /// The system refuses the process.
     pub fn launch(&mut self, id: u64) -> Checked<()> {
-        let list: Vec<String> = self.members.keys().map(|id| format!("{id}={}", self.endpoint(*id))).collect();
+        let kind = |id| if self.places[id].witness { "/witness" } else { "" };
+        let list: Vec<String> =
+            self.members.keys().map(|id| format!("{id}={}{}", self.endpoint(*id), kind(id))).collect();
         let log = std::fs::File::options().create(true).append(true).open(self.log(id))?;
         let place = &self.places[&id];
         let mut program = place.through.iter().map(OsStr::new).chain([self.server.as_os_str()]);
@@ -369,7 +375,7 @@ impl Cluster {
             statuses.retain(|id, _| among.contains(id));
             let agreed = self.judge(among.len(), expected, &statuses)?;
             if let Some(agreed) = agreed
-                && (!with_state || states.are_one(among))
+                && (!with_state || states.are_one(&self.replicas(among)))
             {
                 return Ok(agreed);
             }
@@ -381,6 +387,10 @@ impl Cluster {
             }
             sleep(POLL).await;
         }
+    }
+
+    fn replicas(&self, among: &[u64]) -> Vec<u64> {
+        among.iter().copied().filter(|id| !self.places[id].witness).collect()
     }
 
     fn judge(
@@ -501,7 +511,7 @@ impl States {
     fn note(&mut self, statuses: &BTreeMap<u64, MemberStatus>) -> Checked<()> {
         let highest = statuses.values().map(|status| status.applied_op).max().unwrap_or(0);
         self.floor.get_or_insert(highest);
-        for (id, status) in statuses {
+        for (id, status) in statuses.iter().filter(|(_, status)| status.role != Role::Witness) {
             let hashes = self.seen.entry(status.applied_op).or_default();
             hashes.insert(*id, status.state_hash.clone());
             if hashes.values().any(|hash| *hash != status.state_hash) {
