@@ -35,6 +35,12 @@ pub enum Mutant {
     WitnessDropsEarly,
     /// S13: a new primary asks the witness for all that it lacks, though others hold what the witness has dropped.
     WitnessLogAlone,
+    /// Section 3: the primary executes what it has itself, whoever else has it.
+    ExecutesAlone,
+    /// S9: backups acknowledge and never execute.
+    BackupsNeverExecute,
+    /// Section 7: a snapshot from another member is installed, and its state is not taken over.
+    TransferForgets,
     /// Paxos: an acceptor answers before its promise or vote is stored.
     PaxosAnswersBeforePersist,
     /// Paxos: a member's number is enough to vote, whatever its incarnation.
@@ -76,8 +82,8 @@ pub const MUTANTS: [(&str, Mutant); 11] = [
     ("acks-before-durable", Mutant::AcksBeforeDurable),
 ];
 
-/// Those of membership and witnesses, and of the Paxos core.
-pub const MORE_MUTANTS: [(&str, Mutant); 10] = [
+/// Those of membership and witnesses, of the Paxos core, and three that an old tester is known to pass.
+pub const MORE_MUTANTS: [(&str, Mutant); 13] = [
     ("changes-before-barrier", Mutant::ChangesBeforeBarrier),
     ("two-slots-in-one-view", Mutant::TwoSlotsInOneView),
     ("learner-counts", Mutant::LearnerCounts),
@@ -88,6 +94,9 @@ pub const MORE_MUTANTS: [(&str, Mutant); 10] = [
     ("paxos-votes-again", Mutant::PaxosVotesAgain),
     ("paxos-chooses-freely", Mutant::PaxosChoosesFreely),
     ("paxos-quorum-of-one", Mutant::PaxosQuorumOfOne),
+    ("executes-alone", Mutant::ExecutesAlone),
+    ("backups-never-execute", Mutant::BackupsNeverExecute),
+    ("transfer-forgets", Mutant::TransferForgets),
 ];
 
 thread_local! {

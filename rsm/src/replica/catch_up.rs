@@ -175,8 +175,13 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn install(&mut self, image: SnapshotImage, out: &mut Output) {
+        #[cfg(any(test, feature = "mutants"))]
+        let forgets = self.is_mutant(crate::mutant::Mutant::TransferForgets);
+        #[cfg(not(any(test, feature = "mutants")))]
+        let forgets = false;
         // A witness keeps the bytes for others, and does not ask what they mean (S13).
         if !self.is_witness()
+            && !forgets
             && let Err(problem) = self.machine.restore(&image.state)
         {
             return self.fail(format!("a snapshot from another member is unusable: {problem}"), out);

@@ -42,7 +42,14 @@ impl<M: StateMachine> Replica<M> {
 
     fn execute_entry(&mut self, entry: &crate::Entry, out: &mut Output) {
         assert_eq!(entry.previous, self.executed, "entries are executed in order, without gaps");
-        if let Payload::Batch(commands) = &entry.payload {
+        #[cfg(any(test, feature = "mutants"))]
+        let idles =
+            self.is_mutant(crate::mutant::Mutant::BackupsNeverExecute) && !matches!(self.role, Role::Primary(_));
+        #[cfg(not(any(test, feature = "mutants")))]
+        let idles = false;
+        if let Payload::Batch(commands) = &entry.payload
+            && !idles
+        {
             for (op, command) in (entry.first_op()..).zip(commands) {
                 let answer = self.machine.apply(op, command);
                 if let Role::Primary(primary) = &mut self.role

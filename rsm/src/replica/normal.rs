@@ -320,6 +320,8 @@ impl<M: StateMachine> Replica<M> {
             .collect();
         held.sort_unstable_by(|a, b| b.cmp(a));
         let quorum = View::majority(view);
+        #[cfg(any(test, feature = "mutants"))]
+        let quorum = if self.is_mutant(crate::mutant::Mutant::ExecutesAlone) { 1 } else { quorum };
         let Some(committed) = held.get(quorum - 1).copied() else { return };
         #[cfg(any(test, feature = "mutants"))]
         let barrier = if self.is_mutant(crate::mutant::Mutant::NoBarrier) { Viewstamp::default() } else { barrier };
