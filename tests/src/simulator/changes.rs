@@ -16,6 +16,8 @@ const PATIENCE_US: u64 = 15_000_000;
 /// What was asked for and not answered.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
+    /// The last view whose list was looked at.
+    looked_at: u64,
     under_way: Option<(Tag, u64)>,
 }
 
@@ -66,6 +68,14 @@ impl World {
             self.changes.under_way = None;
         }
         self.start_listed();
+    }
+
+    /// Looks at the list whenever there is a new one: a change may be made though nobody heard so.
+    pub(crate) fn look_at_list(&mut self) {
+        let number = self.invariants.last_view().map_or(0, |view| view.number);
+        if self.plan.spares > 0 && std::mem::replace(&mut self.changes.looked_at, number) != number {
+            self.start_listed();
+        }
     }
 
     /// Starts the processes of members that do not run; an operator does so when the list says it.

@@ -263,6 +263,7 @@ impl World {
         if !self.is_running(index, run) {
             return;
         }
+        self.look_at_list();
         self.deliver(index, Input::Tick);
         let Some(process) = &self.members[index].process else { return };
         let pause = process.paused_until.saturating_sub(self.now);
