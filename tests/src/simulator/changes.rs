@@ -96,13 +96,27 @@ impl World {
         self.invariants.was_ever_listed(identity) && !self.invariants.last_view().is_some_and(listed)
     }
 
-    /// A dismissed process ends, and an operator empties its store.
+    /// A dismissed process ends. Its operator empties the store once a majority of the new list know of the list; until then
+    /// the store may hold a vote that the others need, and is started again.
     pub(crate) fn dismiss(&mut self, index: usize) -> super::invariants::Check {
         self.invariants.counters.hit("members that learned of their removal");
+        if !self.last_view_is_known() {
+            self.invariants.counters.hit("members that were the first to learn of their removal");
+            return self.crash_and_return(index);
+        }
         self.members[index].process = None;
         self.count_and_tell(index);
         self.empty_store(index);
         self.start_later(index);
         Ok(())
+    }
+
+    /// Whether the stores of a majority know the last view.
+    fn last_view_is_known(&self) -> bool {
+        let Some(last) = self.invariants.last_view() else { return false };
+        let knows = self.members.iter().map(|member| &member.store).filter(|store| {
+            last.lists(store.identity.member, store.identity.incarnation) && store.durable.view() == last.number
+        });
+        knows.count() >= last.majority()
     }
 }
