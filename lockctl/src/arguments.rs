@@ -186,7 +186,7 @@ pub(crate) enum MembersAction {
         #[arg(long)]
         witness: bool,
     },
-    /// Take a member off the list for good.
+    /// Take a member off the list for good. Keep its directory until 'lockctl members' lacks it.
     Remove {
         /// Its number.
         id: u64,

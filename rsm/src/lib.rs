@@ -64,6 +64,9 @@
 //! - With one member more than an odd number nothing more may be down: four bear one failure, like three.
 //! - A witness keeps its log in memory, as replicas do; its room is bounded by the same setting.
 //! - A member that was removed while it was away stops only when it can reach a member that has been running since.
+//! - A member that is the first to know of its own removal, having proposed that view as somebody else's vote, stops before it tells
+//!   the others. They decide the same view again, but only with a majority of the old list: so its store is to be kept until
+//!   their list lacks it, and a volatile one is lost as if it had failed.
 //! - A damaged entry is not repaired from another member: a store that is damaged refuses to start, and its member
 //!   rejoins with an empty one.
 //! - A snapshot is taken in one go on the replica thread, and its newest image stays in memory for laggards.
