@@ -1,7 +1,7 @@
 //! Known bugs that tests put back, one at a time, to see that the net catches them. Absent from a normal build.
 //!
-//! The cores ask [`is`], which is the constant `false` in a normal build. In a build with the feature `mutants` it looks at what
-//! [`switch_on`] set for this *thread*: a simulator of one thread switches a bug on for all its clients, and tests beside it on
+//! The cores ask `is`, which is the constant `false` in a normal build. In a build with the feature `mutants` it looks at what
+//! `switch_on` set for this *thread*: a simulator of one thread switches a bug on for all its clients, and tests beside it on
 //! other threads are left alone. A [`crate::LockClient`] has threads of its own and is not reached.
 
 /// A rule to be left out. M numbers are those of the protocol's review; each is named where the rule stands.

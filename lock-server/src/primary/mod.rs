@@ -3,7 +3,7 @@
 //! # Chapter
 //!
 //! Each part is a core: plain data that takes events and gives back what is to be done. It has no clock, thread, socket or lock;
-//! whoever drives it brings the time, as a [`Duration`](std::time::Duration) since an arbitrary start of the driver's own. The server's
+//! whoever drives it brings the time, as a [`std::time::Duration`] since an arbitrary start of the driver's own. The server's
 //! threads and tasks drive them, and so can a simulator.
 //!
 //! ```text

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `search.rs` | the checker itself: states, merging, traces |
 //! | `quorums.rs` | the arithmetic of quorums over all sequences of views that [`rsm::View`] allows, exhaustively |
-//! | `paxos.rs` | [`paxos::Node`]: one decree per instance |
+//! | `paxos.rs` | `Node` of the crate paxos: one decree per instance |
 //! | `views.rs` | three whole [`rsm::Replica`]s: what a member is, what may happen to it |
 //! | `member.rs` | one of them with its medium: records that are not yet durable, messages that wait for them |
 //! | `facts.rs` | the invariants of views and logs |
