@@ -33,9 +33,12 @@
 //!   after a grant in any case, so a hot lock is used at each hand-over. The rest waits for the requeue that the release
 //!   carries.
 
+mod answers;
+mod notices;
+
 use std::collections::VecDeque;
 
-use lock_protocol::{Command, FencingToken, LockName, Mode, Outcome, RequestNumber, Requeued};
+use lock_protocol::{Command, FencingToken, LockName, Mode, RequestNumber};
 
 use crate::mutant::{self, Mutant};
 use crate::outbox::Outbox;
@@ -315,108 +318,6 @@ impl<W> CachedLock<W> {
         self.state = State::Releasing { number, token, requeue };
     }
 
-    /// The server wants a tenure back. True where that was news (the caller then knows which way it came).
-    pub fn on_revoke(&mut self, token: FencingToken, target: Option<Mode>, step: &mut Step<'_, W>) -> bool {
-        let fresh = self.yielding(target, step.now_ns, false);
-        let token = self.revoked_token(token);
-        let news = match &mut self.state {
-            State::Held { tenure, yielding } if tenure.token == token => {
-                if target.is_some_and(|target| target.covers(tenure.mode)) {
-                    return false;
-                }
-                match yielding {
-                    Some(yielding) => {
-                        let lower = yielding.to.is_some() && target.is_none();
-                        yielding.to = if lower { None } else { yielding.to };
-                        lower
-                    }
-                    None => {
-                        *yielding = Some(fresh);
-                        true
-                    }
-                }
-            }
-            State::Flushing { tenure, revoked, .. } | State::Downgrading { tenure, revoked, .. }
-                if tenure.token == token =>
-            {
-                let lower = target.is_none() && !*revoked;
-                *revoked |= target.is_none();
-                lower
-            }
-            State::Asking { number, mode, queued } => {
-                if *queued && self.remembered.is_none_or(|(known, _)| known < token) {
-                    // Granted to us, and the notice of it lost or late.
-                    step.outbox.ask_again(*number, self.name.clone(), *mode);
-                }
-                self.remember(token, target)
-            }
-            State::Releasing { token: released, .. } if *released < token => self.remember(token, target),
-            State::Unknown if !mutant::is(Mutant::IgnoresUnknownTenure) => {
-                self.release(token, None, step);
-                true
-            }
-            _ => false,
-        };
-        self.settle(step);
-        news
-    }
-
-    /// An operator ended a tenure by force (M23): its guards are dead, for the shell by [`CachedLock::forced`], and nothing may be
-    /// flushed in its name any more. A release confirms it; the server withholds the lock until then. Said again and again until it is confirmed;
-    /// only the first time counts.
-    pub fn on_forced(&mut self, token: FencingToken, step: &mut Step<'_, W>) {
-        if token <= self.forced {
-            return;
-        }
-        if mutant::is(Mutant::IgnoresForce) {
-            return self.confirm(token, step);
-        }
-        self.forced = token;
-        match &self.state {
-            State::Held { tenure, .. } | State::Flushing { tenure, .. } if tenure.token <= token => {
-                (self.users, self.exclusive) = (0, false);
-                self.release(token, self.waiters.front().map(|waiter| waiter.mode), step);
-            }
-            State::Unknown => self.release(token, None, step),
-            State::Releasing { token: released, .. } if *released == token => {}
-            State::Asking { number, mode, queued } => {
-                if *queued {
-                    // The tenure may be what this acquire was granted, and the place in the queue gone.
-                    step.outbox.ask_again(*number, self.name.clone(), *mode);
-                }
-                self.confirm(token, step);
-            }
-            _ => self.confirm(token, step),
-        }
-    }
-
-    /// Tenures up to this one are over: a guard of one is invalid. 0 where none was ended by force.
-    pub fn forced(&self) -> FencingToken {
-        self.forced
-    }
-
-    /// Releases a tenure that is over already, beside whatever else is unanswered: no answer to it matters, and it can end
-    /// no other tenure (so M13 does not forbid it).
-    fn confirm(&self, token: FencingToken, step: &mut Step<'_, W>) {
-        step.outbox.send(Command::Release { name: self.name.clone(), token, requeue: None });
-    }
-
-    /// As the revoke says.
-    fn revoked_token(&self, said: FencingToken) -> FencingToken {
-        match &self.state {
-            State::Held { tenure, .. } if mutant::is(Mutant::RevokeAnyToken) => tenure.token,
-            _ => said,
-        }
-    }
-
-    fn remember(&mut self, token: FencingToken, target: Option<Mode>) -> bool {
-        let news = self.remembered.is_none_or(|(known, lowest)| known < token || (known == token && lowest > target));
-        if news {
-            self.remembered = Some((token, target));
-        }
-        news
-    }
-
     fn yielding(&self, to: Option<Mode>, now_ns: u64, owes_first: bool) -> Yielding {
         // Before the first waiter ever there is no last one; then nobody waits, and the value does not matter.
         let last_waiter = WaiterId(self.next_waiter.saturating_sub(1));
@@ -426,141 +327,6 @@ impl<W> CachedLock<W> {
             starts_left: YIELD_STARTS_MAX,
             starts_until_ns: now_ns.saturating_add(YIELD_STARTS_NS),
             owes_first,
-        }
-    }
-
-    fn granted(&mut self, token: FencingToken, mode: Mode, others_waiting: bool, step: &mut Step<'_, W>) {
-        if token <= self.forced {
-            // What ended it overtook the news of it; settling asks anew.
-            self.state = State::Unknown;
-            return self.settle(step);
-        }
-        let target = match self.remembered.take() {
-            Some((revoked, target)) if revoked == token && !target.is_some_and(|target| target.covers(mode)) => {
-                Some(target)
-            }
-            _ => others_waiting.then_some(None),
-        };
-        let yielding = target.map(|target| self.yielding(target, step.now_ns, true));
-        self.state = State::Held { tenure: Tenure { token, mode, used: false }, yielding };
-        self.last_used_ns = step.now_ns;
-        self.settle(step);
-    }
-
-    /// The server says on its own account that a queued acquire (or requeue) was granted.
-    pub fn on_granted(
-        &mut self,
-        acquire: RequestNumber,
-        token: FencingToken,
-        others_waiting: bool,
-        step: &mut Step<'_, W>,
-    ) {
-        match self.state {
-            State::Asking { number, mode, .. } if number == acquire => self.granted(token, mode, others_waiting, step),
-            // The notice overtook the answer to the release that carried the requeue.
-            State::Releasing { number, requeue: Some(mode), .. } if number == acquire => {
-                self.granted(token, mode, others_waiting, step);
-            }
-            State::Cancelling { .. } if mutant::is(Mutant::KeepsCancelledGrant) => {
-                self.granted(token, Mode::Shared, others_waiting, step);
-            }
-            _ => {}
-        }
-    }
-
-    /// The answer to a request, or to a queued acquire that was asked for again.
-    pub fn on_outcome(&mut self, answered: RequestNumber, outcome: Outcome, step: &mut Step<'_, W>) {
-        match self.state.clone() {
-            State::Asking { number, mode, .. } if number == answered => self.on_acquire(number, mode, outcome, step),
-            State::Cancelling { acquire, .. }
-                if acquire == Some(answered)
-                    && matches!(outcome, Outcome::Granted { .. })
-                    && mutant::is(Mutant::KeepsCancelledGrant) =>
-            {
-                self.on_acquire(answered, Mode::Shared, outcome, step);
-            }
-            State::Cancelling { acquire, cancel } => {
-                let acquire = acquire.filter(|number| *number != answered);
-                let cancel = cancel.filter(|number| *number != answered);
-                self.state = match (acquire, cancel) {
-                    (None, None) => State::Unknown,
-                    _ => State::Cancelling { acquire, cancel },
-                };
-            }
-            State::Releasing { number, token, requeue } if number == answered => {
-                self.on_release(number, token, requeue, outcome, step);
-            }
-            State::Downgrading { number, tenure, revoked } if number == answered => {
-                let tenure = Tenure { mode: Mode::Shared, ..tenure };
-                self.state = match outcome {
-                    Outcome::Downgraded if tenure.token > self.forced => {
-                        let yielding = revoked.then(|| self.yielding(None, step.now_ns, false));
-                        State::Held { tenure, yielding }
-                    }
-                    _ => State::Unknown,
-                };
-            }
-            _ => return,
-        }
-        self.settle(step);
-    }
-
-    fn on_acquire(&mut self, number: RequestNumber, mode: Mode, outcome: Outcome, step: &mut Step<'_, W>) {
-        match outcome {
-            Outcome::Granted { token, others_waiting } => self.granted(token, mode, others_waiting, step),
-            Outcome::Queued => {
-                self.state = State::Asking { number, mode, queued: true };
-                if self.remembered.is_some() {
-                    step.outbox.ask_again(number, self.name.clone(), mode);
-                }
-            }
-            // The server knows a tenure that we do not: an orphan. It is not used, but exchanged for one that both know.
-            Outcome::AlreadyHeld { token, mode } if mutant::is(Mutant::AcquireDuringRelease) => {
-                self.granted(token, mode, false, step);
-            }
-            Outcome::AlreadyHeld { token, .. } => {
-                self.release(token, self.waiters.front().map(|waiter| waiter.mode), step);
-            }
-            Outcome::LimitReached { limit } => {
-                self.refuse(&limit, step);
-                self.state = State::Unknown;
-            }
-            // The place in the queue is gone; settling asks for a new one.
-            _ => self.state = State::Unknown,
-        }
-    }
-
-    fn on_release(
-        &mut self,
-        number: RequestNumber,
-        token: FencingToken,
-        requeue: Option<Mode>,
-        outcome: Outcome,
-        step: &mut Step<'_, W>,
-    ) {
-        match (outcome, requeue) {
-            (Outcome::Released { requeued: Some(Requeued::Queued) }, Some(mode)) => {
-                self.state = State::Asking { number, mode, queued: true };
-                if self.remembered.is_some() {
-                    step.outbox.ask_again(number, self.name.clone(), mode);
-                }
-            }
-            (Outcome::Released { requeued: Some(Requeued::Granted { token, others_waiting }) }, Some(mode)) => {
-                self.granted(token, mode, others_waiting, step);
-            }
-            (Outcome::LimitReached { limit }, _) => {
-                self.refuse(&limit, step);
-                self.release(token, None, step);
-            }
-            // Released or not held: in either case not ours. Were it ours after all, a revoke would find Unknown and be
-            // answered with a release.
-            _ => self.state = State::Unknown,
-        }
-    }
-
-    fn refuse(&mut self, limit: &str, step: &mut Step<'_, W>) {
-        for LocalWaiter { waiter, .. } in self.waiters.drain(..) {
-            step.effects.push(Effect::Refuse { waiter, limit: limit.to_owned() });
         }
     }
 

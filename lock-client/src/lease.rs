@@ -101,7 +101,7 @@ mod tests {
                 let lease = Lease::default();
                 let second_ns = 1_000_000_000;
                 lease.extend(boot_ns() + second_ns, i64::MAX);
-                let (epoch, _) = lease.live_epoch().unwrap();
+                let (epoch, _) = lease.live_epoch().expect("in force");
                 assert!(lease.valid_for(epoch) > Duration::ZERO);
                 lease.end_epoch();
                 assert!(lease.live_epoch().is_none());

@@ -7,144 +7,31 @@
 //! Each event begins with a look at the clock: a lease that ran out meanwhile is suspended before anything else happens, as the
 //! other shell's guards and cells do by comparing the time with the deadline themselves. Each ends with the sending of what may be sent.
 
+mod effect;
+mod held;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lock_protocol::{
-    FencingToken, KeepAlive, LockName, Mode, Notice, Outcome, Refusal, Renewed, Request, SessionId, Submission,
-};
+use lock_protocol::{FencingToken, LockName, Mode, Notice, Outcome, Refusal, Renewed, Request, SessionId, Submission};
 use wire::Endpoint;
 
-use crate::cache::{CachedLock, Effect, Grant, Step, WaiterId};
+use crate::cache::{CachedLock, Grant, WaiterId};
 use crate::clock::Clocks;
 use crate::error::AcquireError;
 use crate::exchange::{Departure, Exchange};
-use crate::fate::{self, CacheLimits, Locks, SessionEvent, SessionGone, Stage};
+use crate::fate::{self, CacheLimits, Locks, SessionGone, Stage};
 use crate::outbox::{BatchId, Outbox};
 use crate::route::Route;
 use crate::session::Session;
 use crate::shared::WAITERS_MAX;
-
-/// One attempt to connect, and the connections that came of it; events that name an earlier one are ignored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LinkId(pub u64);
-
-/// What the shell has to do, in this order.
-#[derive(Debug)]
-pub enum SessionEffect<W> {
-    /// Dial both connections, after the pause; then [`LockSession::on_connected`] or [`LockSession::on_disconnected`].
-    Dial {
-        /// Names the attempt.
-        link: LinkId,
-        /// Where.
-        endpoint: Endpoint,
-        /// Before; to be shortened at random, by up to a half.
-        pause: Duration,
-    },
-    /// Drop both connections: no answer on them counts any longer.
-    Disconnect {
-        /// Which.
-        link: LinkId,
-    },
-    /// Drop the callback connection and dial it anew; where that fails, [`LockSession::on_disconnected`].
-    DialCallback {
-        /// Beside which connection.
-        link: LinkId,
-        /// Where.
-        endpoint: Endpoint,
-    },
-    /// Send it; then [`LockSession::on_submitted`].
-    Submit {
-        /// Over which connection.
-        link: LinkId,
-        /// To tell the answer by.
-        batch: BatchId,
-        /// The message.
-        submission: Submission,
-    },
-    /// Send it; then [`LockSession::on_kept_alive`].
-    KeepAlive {
-        /// Over which connection.
-        link: LinkId,
-        /// The message.
-        keep_alive: KeepAlive,
-    },
-    /// Ask the server to end the session; then [`LockSession::on_closed`].
-    Close {
-        /// Over which connection.
-        link: LinkId,
-    },
-    /// The waiter has the lock.
-    Serve {
-        /// Which lock.
-        name: LockName,
-        /// Whom.
-        waiter: W,
-        /// What it has; its end goes to [`LockSession::end_guard`].
-        grant: Grant,
-    },
-    /// The waiter will not have the lock.
-    Fail {
-        /// Which lock.
-        name: LockName,
-        /// Whom.
-        waiter: W,
-        /// Why.
-        error: AcquireError,
-    },
-    /// Run the owner's hook, again and again until it succeeds, but only while the lease is in force; then
-    /// [`LockSession::on_flushed`].
-    Flush {
-        /// Which lock.
-        name: LockName,
-        /// As the session holds it.
-        from: Mode,
-        /// What it keeps.
-        to: Option<Mode>,
-        /// Of the tenure.
-        token: FencingToken,
-    },
-    /// Every guard of an earlier epoch is invalid from now on. (It was invalid before where its time had run out: see
-    /// [`LockSession::valid_for`].)
-    GuardsDie {
-        /// The new epoch.
-        epoch: u64,
-    },
-    /// Tell the owner.
-    Tell(SessionEvent),
-    /// The session is over; there will be no more effects.
-    Over(Stage),
-}
-
-/// What a local user's wish came to at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acquired {
-    /// It was cached and free.
-    Had(Grant),
-    /// It is served by an effect, maybe among those of this very event.
-    Waits(WaiterId),
-}
+pub use effect::{Acquired, LinkId, SessionEffect};
+use held::Held;
 
 #[derive(Debug)]
 enum Connection {
     Dialling,
     Up(Exchange),
-}
-
-/// The part that the locks act on.
-#[derive(Debug)]
-struct Held<W> {
-    now_ns: u64,
-    session: Session,
-    outbox: Outbox,
-    locks: BTreeMap<LockName, CachedLock<W>>,
-    epoch: u64,
-    /// Whether guards of this epoch are valid until the session's deadline.
-    in_force: bool,
-    stage: Stage,
-    flushes: bool,
-    waiters: usize,
-    effects: Vec<SessionEffect<W>>,
 }
 
 /// A session with all its locks; `W` is what the shell knows a waiter by.
@@ -500,99 +387,6 @@ impl<W> LockSession<W> {
         // So that no event of the connection counts any longer.
         self.link.0 += 1;
         self.held.effects.push(SessionEffect::Over(stage));
-    }
-}
-
-impl<W> Held<W> {
-    fn ask_again(&mut self) {
-        for lock in self.locks.values() {
-            fate::ask_again(lock, &mut self.outbox);
-        }
-    }
-
-    fn sweep(&mut self, limits: CacheLimits) {
-        // One of which a tenure was ended by force is remembered: a dead guard may be about.
-        self.locks.retain(|_, lock| !lock.is_unknown() || lock.forced().0 > 0);
-        let idle = self.locks.values().filter(|lock| lock.is_idle());
-        let idle = idle.map(|lock| (lock.last_used_ns(), lock.name().clone())).collect();
-        for name in limits.overdue(idle, self.locks.len(), self.now_ns) {
-            self.step(&name, false, |lock, step| lock.evict(step));
-        }
-    }
-
-    fn carry_out(&mut self, name: &LockName, effect: Effect<W>) {
-        let name = name.clone();
-        let effect = match effect {
-            Effect::Flush { token, .. } if !self.flushes => {
-                self.step(&name, false, |lock, step| lock.on_flushed(token, step));
-                return;
-            }
-            Effect::Flush { from, to, token } => SessionEffect::Flush { name, from, to, token },
-            Effect::Serve { waiter, grant } => {
-                self.waiters -= 1;
-                SessionEffect::Serve { name, waiter, grant }
-            }
-            Effect::Refuse { waiter, limit } => {
-                self.waiters -= 1;
-                SessionEffect::Fail { name, waiter, error: AcquireError::Limit(limit) }
-            }
-            Effect::End { waiter } => {
-                self.waiters -= 1;
-                let error = ending(self.stage).unwrap_or(AcquireError::Closed);
-                SessionEffect::Fail { name, waiter, error }
-            }
-        };
-        self.effects.push(effect);
-    }
-}
-
-impl<W> Locks for Held<W> {
-    type Waiter = W;
-
-    fn step<R>(
-        &mut self,
-        name: &LockName,
-        make: bool,
-        decide: impl FnOnce(&mut CachedLock<W>, &mut Step<'_, W>) -> R,
-    ) -> Option<R> {
-        if make && !self.locks.contains_key(name) {
-            self.locks.insert(name.clone(), CachedLock::new(name.clone(), self.epoch));
-        }
-        let lock = self.locks.get_mut(name)?;
-        let mut effects = Vec::new();
-        let live = self.in_force && lock.epoch() == self.epoch;
-        let outbox = &mut self.outbox;
-        let result = decide(lock, &mut Step { now_ns: self.now_ns, live, outbox, effects: &mut effects });
-        for effect in effects {
-            self.carry_out(name, effect);
-        }
-        Some(result)
-    }
-
-    fn step_all(&mut self, mut decide: impl FnMut(&mut CachedLock<W>, &mut Step<'_, W>)) {
-        let names: Vec<LockName> = self.locks.keys().cloned().collect();
-        for name in names {
-            self.step(&name, false, &mut decide);
-        }
-    }
-
-    fn end_epoch(&mut self) -> u64 {
-        self.in_force = false;
-        self.end_guards()
-    }
-
-    fn end_guards(&mut self) -> u64 {
-        self.epoch += 1;
-        self.effects.push(SessionEffect::GuardsDie { epoch: self.epoch });
-        self.epoch
-    }
-
-    fn extend(&mut self) {
-        self.in_force = self.session.is_live();
-    }
-
-    fn tell(&mut self, event: SessionEvent) {
-        self.effects.push(SessionEffect::Tell(event));
     }
 }
 

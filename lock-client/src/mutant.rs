@@ -108,7 +108,7 @@ mod tests {
     use std::panic::catch_unwind;
 
     use super::*;
-    use crate::cache::scenarios::{self as lock, forced};
+    use crate::cache::scenarios::{self as lock, forced, turns};
     use crate::lock_session::scenarios as session;
     use crate::session::tests as lease;
 
@@ -141,7 +141,7 @@ mod tests {
         ),
         (
             Mutant::AdmitsForEver,
-            lock::m14_after_a_revoke_only_those_who_waited_already_are_served_and_at_most_sixteen,
+            turns::m14_after_a_revoke_only_those_who_waited_already_are_served_and_at_most_sixteen,
         ),
         (
             Mutant::TrustsCallback,

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn acquire(name: &str) -> Command {
-        Command::Acquire { name: LockName::new(name).unwrap(), mode: Mode::Shared }
+        Command::Acquire { name: LockName::new(name).expect("a name"), mode: Mode::Shared }
     }
 
     fn numbers(batch: &Batch) -> Vec<u64> {
@@ -181,12 +181,12 @@ mod tests {
         let mut outbox = Outbox::new();
         outbox.send(acquire("a"));
         outbox.send(acquire("b"));
-        let first = outbox.take().unwrap();
+        let first = outbox.take().expect("there is something to send");
         assert_eq!(numbers(&first), [1, 2]);
         assert!(outbox.take().is_none());
         outbox.send(acquire("c"));
         outbox.on_disconnected();
-        assert_eq!(numbers(&outbox.take().unwrap()), [1, 2, 3]);
+        assert_eq!(numbers(&outbox.take().expect("there is something to send")), [1, 2, 3]);
         assert_eq!(outbox.floor(), RequestNumber(1));
     }
 
@@ -194,13 +194,13 @@ mod tests {
     fn two_requests_about_one_lock_never_travel_in_two_submissions_at_once() {
         let mut outbox = Outbox::new();
         outbox.send(acquire("a"));
-        let first = outbox.take().unwrap();
-        outbox.send(Command::Cancel { name: LockName::new("a").unwrap(), acquire: RequestNumber(1) });
+        let first = outbox.take().expect("there is something to send");
+        outbox.send(Command::Cancel { name: LockName::new("a").expect("a name"), acquire: RequestNumber(1) });
         outbox.send(acquire("b"));
-        let second = outbox.take().unwrap();
+        let second = outbox.take().expect("there is something to send");
         assert_eq!(numbers(&second), [3]);
         outbox.on_answered(first.id);
-        assert_eq!(numbers(&outbox.take().unwrap()), [2]);
+        assert_eq!(numbers(&outbox.take().expect("there is something to send")), [2]);
         assert_eq!(outbox.floor(), RequestNumber(2));
         outbox.on_answered(second.id);
         assert_eq!(outbox.floor(), RequestNumber(2));
@@ -217,21 +217,21 @@ mod tests {
             assert!(batch.requests.len() <= SUBMISSION_MAX_REQUESTS);
             taken.push(batch);
         }
-        let greatest = taken.iter().flat_map(numbers).max().unwrap();
+        let greatest = taken.iter().flat_map(numbers).max().expect("some were taken");
         assert_eq!(greatest, REQUEST_WINDOW);
         outbox.on_answered(taken[0].id);
-        assert_eq!(numbers(&outbox.take().unwrap()).len(), 10);
+        assert_eq!(numbers(&outbox.take().expect("there is something to send")).len(), 10);
     }
 
     #[test]
     fn asking_again_uses_the_old_number_and_does_not_hold_the_floor() {
         let mut outbox = Outbox::new();
         outbox.send(acquire("a"));
-        let first = outbox.take().unwrap();
+        let first = outbox.take().expect("there is something to send");
         outbox.on_answered(first.id);
         assert_eq!(outbox.floor(), RequestNumber(2));
-        outbox.ask_again(RequestNumber(1), LockName::new("a").unwrap(), Mode::Shared);
-        let again = outbox.take().unwrap();
+        outbox.ask_again(RequestNumber(1), LockName::new("a").expect("a name"), Mode::Shared);
+        let again = outbox.take().expect("there is something to send");
         assert_eq!((numbers(&again), again.floor), (vec![1], RequestNumber(2)));
         outbox.on_unanswered(again.id);
         assert!(outbox.take().is_none());

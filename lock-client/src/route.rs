@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     fn route(ports: &[u16]) -> Route {
-        Route::new(ports.iter().map(|port| Endpoint::Tcp(format!("h:{port}"))).collect()).unwrap()
+        Route::new(ports.iter().map(|port| Endpoint::Tcp(format!("h:{port}"))).collect()).expect("there are some")
     }
 
     fn names(route: &mut Route, count: usize) -> Vec<String> {

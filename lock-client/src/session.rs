@@ -186,7 +186,8 @@ pub(crate) mod tests {
     }
 
     fn session() -> Session {
-        Session::opened(Opened { session: SessionId(7), lease_ms: 10_000 }, at(100)).unwrap()
+        Session::opened(Opened { session: SessionId(7), lease_ms: 10_000 }, at(100))
+            .expect("a lease that the protocol allows")
     }
 
     #[test]

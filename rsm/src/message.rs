@@ -202,6 +202,32 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// The view that it belongs to; none where it belongs to no single one.
+    pub fn view(&self) -> Option<u64> {
+        match self {
+            Message::Append { view, .. }
+            | Message::Ack { view, .. }
+            | Message::Mismatch { view, .. }
+            | Message::Heartbeat { view, .. }
+            | Message::StepDown { view }
+            | Message::PreVote { view }
+            | Message::PreVoteAnswer { view, .. }
+            | Message::Report { view, .. }
+            | Message::Fetch { view, .. }
+            | Message::Entries { view, .. }
+            | Message::Unmatched { view, .. }
+            | Message::SnapshotOffer { view, .. }
+            | Message::FetchChunk { view, .. }
+            | Message::Chunk { view, .. }
+            | Message::Diverged { view, .. }
+            | Message::Release { view, .. }
+            | Message::WantSnapshot { view, .. } => Some(*view),
+            _ => None,
+        }
+    }
+}
+
 /// How the primary is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {

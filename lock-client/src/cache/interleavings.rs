@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use lock_protocol::Request;
+use lock_protocol::{Outcome, Request, Requeued};
 
 use super::*;
 use crate::outbox::BatchId;
@@ -22,7 +22,7 @@ impl Random {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap() % bound
+        usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).expect("31 bits") % bound
     }
 }
 
@@ -200,7 +200,7 @@ impl Client {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let name = LockName::new("l").unwrap();
+        let name = LockName::new("l").expect("a name");
         let clients = (0..CLIENTS).map(|_| Client {
             lock: CachedLock::new(name.clone(), 0),
             outbox: Outbox::new(),
@@ -356,7 +356,7 @@ impl World {
     fn ask_again(&mut self, at: usize) {
         let client = &mut self.clients[at];
         if let Some((number, mode)) = client.lock.queued() {
-            client.outbox.ask_again(number, LockName::new("l").unwrap(), mode);
+            client.outbox.ask_again(number, LockName::new("l").expect("a name"), mode);
         }
     }
 

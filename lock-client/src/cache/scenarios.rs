@@ -1,8 +1,11 @@
 //! One lock, event by event. Tests that begin with an M number are the client's part of that scenario of the protocol review.
 
+use lock_protocol::{Outcome, Requeued};
+
 use super::*;
 
 pub(crate) mod forced;
+pub(crate) mod turns;
 
 const NAME: &str = "orders/42";
 
@@ -16,7 +19,7 @@ struct Script {
 
 impl Script {
     fn new() -> Self {
-        let lock = CachedLock::new(LockName::new(NAME).unwrap(), 0);
+        let lock = CachedLock::new(LockName::new(NAME).expect("a name"), 0);
         Script { lock, outbox: Outbox::new(), now_ns: 1, live: true, effects: Vec::new() }
     }
 
@@ -194,7 +197,7 @@ fn a_revoke_to_nothing_during_a_downgrade_is_followed_after_it() {
 #[test]
 fn m10_a_tenure_with_a_live_guard_at_the_deadline_is_given_up_and_asked_for_anew() {
     let mut script = Script::cached(Exclusive, 5);
-    script.lock.start_cached(Exclusive, 0, 2).unwrap();
+    script.lock.start_cached(Exclusive, 0, 2).expect("it is cached");
     script.live = false;
     script.lock.suspend(1);
     script.wait('b', Exclusive);
@@ -364,95 +367,6 @@ fn m13_a_grant_notice_that_overtakes_the_answer_to_its_requeue_counts_once() {
 }
 
 #[test]
-pub(crate) fn m14_after_a_revoke_only_those_who_waited_already_are_served_and_at_most_sixteen() {
-    let mut script = Script::new();
-    script.wait('x', Exclusive);
-    let (number, _) = script.sent_one();
-    script.outcome(number, granted(5, false));
-    assert_eq!(script.served(), ['x']);
-    for waiter in ('A'..='Z').take(20) {
-        script.wait(waiter, Exclusive);
-    }
-    script.revoke(5, None);
-    let mut served = 0;
-    loop {
-        script.end();
-        match script.served().len() {
-            0 => break,
-            count => served += count,
-        }
-    }
-    assert_eq!(served, 16);
-    assert_eq!(script.flush(), None);
-
-    let mut script = Script::cached(Exclusive, 5);
-    script.lock.start_cached(Exclusive, 0, 1).unwrap();
-    script.revoke(5, None);
-    script.wait('b', Exclusive);
-    script.end();
-    assert!(script.served().is_empty(), "it came after the revoke");
-    assert_eq!(script.flush(), None);
-}
-
-#[test]
-fn m14_a_shared_lock_that_is_revoked_admits_no_later_user_beside_those_that_it_has() {
-    let mut script = Script::cached(Shared, 5);
-    script.lock.start_cached(Shared, 0, 2).unwrap();
-    script.revoke(5, None);
-    assert_eq!(script.lock.start_cached(Shared, 0, 3), None);
-    script.wait('b', Shared);
-    assert!(script.served().is_empty());
-    script.end();
-    assert_eq!(script.flush(), None);
-}
-
-#[test]
-fn m14_nobody_is_started_after_the_time_for_starts_but_the_one_for_whom_it_was_asked() {
-    let mut script = Script::new();
-    script.wait('a', Exclusive);
-    script.wait('b', Exclusive);
-    let (number, _) = script.sent_one();
-    script.live = false;
-    script.outcome(number, granted(5, true));
-    script.now_ns += YIELD_STARTS_NS;
-    script.live = true;
-    script.step(CachedLock::settle);
-    assert_eq!(script.served(), ['a']);
-    script.end();
-    assert!(script.served().is_empty());
-    assert_eq!(script.flush(), None);
-    script.flushed(5);
-    assert_eq!(script.sent_one().1, "release 5 requeue exclusive");
-}
-
-#[test]
-fn m14_a_waiting_exclusive_stops_later_shared_users() {
-    let mut script = Script::new();
-    for (waiter, mode) in [('a', Exclusive), ('b', Shared), ('c', Shared), ('d', Exclusive), ('e', Shared)] {
-        script.wait(waiter, mode);
-    }
-    let (number, _) = script.sent_one();
-    script.outcome(number, granted(5, false));
-    assert_eq!(script.served(), ['a']);
-    script.end();
-    assert_eq!(script.served(), ['b', 'c']);
-    assert_eq!(script.lock.start_cached(Shared, 0, 2), None);
-    script.end();
-    assert!(script.served().is_empty());
-    script.end();
-    assert_eq!(script.served(), ['d']);
-}
-
-#[test]
-fn m15_a_shared_tenure_is_given_up_before_exclusive_is_asked_for() {
-    let mut script = Script::cached(Shared, 5);
-    script.wait('b', Exclusive);
-    assert_eq!(script.flush(), None);
-    script.flushed(5);
-    assert_eq!(script.sent_one().1, "release 5 requeue exclusive");
-}
-
-#[test]
 fn m17_a_lock_whose_hook_has_not_succeeded_is_neither_released_nor_used() {
     let mut script = Script::cached(Exclusive, 5);
     script.revoke(5, None);
@@ -519,7 +433,7 @@ fn a_limit_is_told_to_every_waiter_and_asked_for_no_more() {
 #[test]
 fn only_an_idle_lock_is_evicted() {
     let mut script = Script::cached(Exclusive, 5);
-    script.lock.start_cached(Shared, 0, 2).unwrap();
+    script.lock.start_cached(Shared, 0, 2).expect("it is cached");
     assert!(!script.step(|lock, step| lock.evict(step)));
     script.end();
     assert!(script.step(|lock, step| lock.evict(step)));

@@ -3,6 +3,7 @@
 use lock_protocol::{Command, Opened, RequestNumber};
 
 use super::*;
+use crate::fate::SessionEvent;
 use Mode::{Exclusive, Shared};
 
 struct Script {
@@ -12,7 +13,7 @@ struct Script {
 }
 
 fn name() -> LockName {
-    LockName::new("orders/42").unwrap()
+    LockName::new("orders/42").expect("a name")
 }
 
 fn endpoint(port: u16) -> Endpoint {
@@ -28,8 +29,8 @@ impl Script {
     fn new() -> Self {
         let now = Clocks { boot_ns: 100_000_000_000, real_ns: 0 };
         let opened = Opened { session: SessionId(7), lease_ms: 10_000 };
-        let session = Session::opened(opened, now).unwrap();
-        let route = Route::new(vec![endpoint(1), endpoint(2), endpoint(3)]).unwrap();
+        let session = Session::opened(opened, now).expect("a lease that the protocol allows");
+        let route = Route::new(vec![endpoint(1), endpoint(2), endpoint(3)]).expect("there are some");
         let limits = CacheLimits { locks: 100, idle_ns: u64::MAX };
         let session = LockSession::new(session, endpoint(1), route, limits, true);
         let mut script = Script { session, now, effects: Vec::new() };
@@ -77,7 +78,7 @@ impl Script {
     }
 
     fn acquire(&mut self, mode: Mode, waiter: char) -> Acquired {
-        self.step(|session, now| session.acquire(now, &name(), mode, waiter)).unwrap()
+        self.step(|session, now| session.acquire(now, &name(), mode, waiter)).expect("the session is open")
     }
 
     /// The submissions since the last look: batch, and each request as (number, text).
@@ -111,7 +112,7 @@ impl Script {
         script.acquire(Exclusive, 'a');
         let batch = script.submitted()[0].0;
         script.answer(batch, granted(token));
-        let (_, grant) = script.served().pop().unwrap();
+        let (_, grant) = script.served().pop().expect("it was served");
         (script, grant)
     }
 
@@ -181,7 +182,7 @@ fn m9_real_time_that_ran_ahead_of_boot_time_ends_guards_until_a_fresh_answer() {
     assert!(script.any(|effect| matches!(effect, SessionEffect::Tell(SessionEvent::Suspended))));
     script.stamps();
     script.run(1100);
-    let stamp = script.stamps().pop().unwrap();
+    let stamp = script.stamps().pop().expect("one was sent");
     script.renew(stamp, Vec::new());
     assert!(script.any(|effect| matches!(effect, SessionEffect::Tell(SessionEvent::Resumed))));
     assert!(!script.is_valid(grant), "dead for good");
@@ -193,7 +194,7 @@ pub(crate) fn m10_guards_that_died_with_the_lease_stay_dead_when_it_is_in_force_
     script.advance(9000);
     script.disconnect();
     script.connect();
-    let stamp = script.stamps().pop().unwrap();
+    let stamp = script.stamps().pop().expect("one was sent");
     script.renew(stamp, Vec::new());
     assert!(!script.is_valid(grant));
     assert!(script.any(|effect| matches!(effect, SessionEffect::Flush { .. })), "what was in use is flushed");
@@ -215,9 +216,9 @@ fn m10_nothing_is_served_or_flushed_while_the_session_is_suspended() {
     assert!(!script.any(|effect| matches!(effect, SessionEffect::Flush { .. })));
     script.disconnect();
     script.connect();
-    let stamp = script.stamps().pop().unwrap();
+    let stamp = script.stamps().pop().expect("one was sent");
     script.renew(stamp, Vec::new());
-    let (waiter, grant) = script.served().pop().unwrap();
+    let (waiter, grant) = script.served().pop().expect("it was served");
     assert_eq!(waiter, 'b', "it came before the revoke");
     script.end(grant);
     assert!(script.any(|effect| matches!(effect, SessionEffect::Flush { .. })));
@@ -293,14 +294,14 @@ fn a_grant_notice_that_overtakes_the_answer_queued_is_not_lost() {
 #[test]
 pub(crate) fn m16_a_revoke_that_came_with_a_keep_alive_first_reopens_a_silent_callback_connection() {
     let (mut script, _) = Script::in_use(5);
-    let stamp = script.stamps().pop().unwrap();
+    let stamp = script.stamps().pop().expect("one was sent");
     let revoke = || vec![Notice::Revoke { name: name(), token: FencingToken(5), target: None }];
     script.renew(stamp, revoke());
     script.run(250);
     assert!(script.any(|effect| matches!(effect, SessionEffect::DialCallback { .. })));
 
     let (mut script, _) = Script::in_use(5);
-    let stamp = script.stamps().pop().unwrap();
+    let stamp = script.stamps().pop().expect("one was sent");
     script.renew(stamp, revoke());
     script.step(|session, now| session.on_notices(now, revoke()));
     script.run(250);
@@ -310,7 +311,7 @@ pub(crate) fn m16_a_revoke_that_came_with_a_keep_alive_first_reopens_a_silent_ca
 #[test]
 fn m23_a_force_that_comes_with_a_keep_alive_kills_the_guard_at_once() {
     let (mut script, grant) = Script::in_use(5);
-    let stamp = script.stamps().pop().unwrap();
+    let stamp = script.stamps().pop().expect("one was sent");
     script.renew(stamp, vec![Notice::Forced { name: name(), token: FencingToken(5) }]);
     assert!(!script.is_valid(grant));
     assert!(!script.any(|effect| matches!(effect, SessionEffect::Flush { .. })));

@@ -182,7 +182,7 @@ impl<M: StateMachine> Replica<M> {
     fn on_view_message(&mut self, now: Micros, from: Identity, message: Message, out: &mut Output) {
         let Some(view) = self.view() else { return };
         let (number, listed) = (view.number, view.lists(from.member, from.incarnation));
-        let Some(theirs) = view_of(&message) else { return };
+        let Some(theirs) = message.view() else { return };
         if theirs > number {
             self.send(from.member, Message::Paxos(paxos::Message::Fetch { above: number }), out);
             return;
@@ -369,30 +369,6 @@ impl<M: StateMachine> Replica<M> {
             primary.is_serving = false;
             out.serving = Some(false);
         }
-    }
-}
-
-/// The view that a message belongs to.
-fn view_of(message: &Message) -> Option<u64> {
-    match message {
-        Message::Append { view, .. }
-        | Message::Ack { view, .. }
-        | Message::Mismatch { view, .. }
-        | Message::Heartbeat { view, .. }
-        | Message::StepDown { view }
-        | Message::PreVote { view }
-        | Message::PreVoteAnswer { view, .. }
-        | Message::Report { view, .. }
-        | Message::Fetch { view, .. }
-        | Message::Entries { view, .. }
-        | Message::Unmatched { view, .. }
-        | Message::SnapshotOffer { view, .. }
-        | Message::FetchChunk { view, .. }
-        | Message::Chunk { view, .. }
-        | Message::Diverged { view, .. }
-        | Message::Release { view, .. }
-        | Message::WantSnapshot { view, .. } => Some(*view),
-        _ => None,
     }
 }
 

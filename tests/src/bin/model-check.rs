@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use plumeria_tests::model::search::{Bounds, Protocol, Report, explore};
+use plumeria_tests::model::protocol::Protocol;
+use plumeria_tests::model::search::{Bounds, Report, explore};
 use plumeria_tests::model::{Grain, PaxosBounds, PaxosModel, Scene, ViewBounds, ViewModel};
 
 /// Checks every schedule within bounds.

@@ -2,7 +2,8 @@
 //!
 //! | file | what is checked |
 //! |---|---|
-//! | `search.rs` | the checker itself: states, merging, traces |
+//! | `protocol.rs` | what a model has to say of its members |
+//! | `search.rs`, `numbered.rs` | the checker itself: states, merging, traces |
 //! | `quorums.rs` | the arithmetic of quorums over all sequences of views that [`rsm::View`] allows, exhaustively |
 //! | `paxos.rs` | `Node` of the crate paxos: one decree per instance |
 //! | `views.rs` | three whole [`rsm::Replica`]s: what a member is, what may happen to it |
@@ -17,8 +18,8 @@
 //! messages wait for a record each, and a crash loses what is not durable; there a handler's storage is one atomic write.
 //! (2) Cost: it runs the handler, clones and hashes all actors at each transition, which for a real replica is some
 //! 20 µs; here each distinct *local* step is run once, and a transition is two look-ups. (3) Exchanges at one stroke
-//! and dead messages, without which three replicas and three views do not fit. The price is the search's own 400 lines, which
-//! are checked against protocols whose counts of states are published: Gray and Lamport's two-phase commit has 288 states with
+//! and dead messages, without which three replicas and three views do not fit. The price is the search itself, which
+//! is checked against protocols whose counts of states are published: Gray and Lamport's two-phase commit has 288 states with
 //! 3 resource managers and 8,832 with 5, with TLC and Stateright as with this one.
 //!
 //! # What it says, and what not
@@ -34,7 +35,12 @@
 
 mod facts;
 mod member;
+mod numbered;
 mod paxos;
+/// The decree that the tests of paxos use.
+#[path = "../../../paxos/tests/plan/mod.rs"]
+mod plan;
+pub mod protocol;
 mod quorums;
 mod scenes;
 pub mod search;

@@ -4,9 +4,10 @@
 //! it waits, and a crash loses it), a node may lose its store and come back under another incarnation, which a later decree
 //! may list. Checked: an instance decides one decree, and a medium never takes back a promise, a vote or a decree.
 
-use ::paxos::{Decree, Durable, Effects as Asked, Message, Node, NodeId, Sender};
+use ::paxos::{Decree as _, Durable, Effects as Asked, Message, Node, NodeId, Sender};
 
-use super::search::{Choice, Effects, Event, Item, Protocol, Spent};
+use super::plan::Plan;
+use super::protocol::{Choice, Effects, Event, Item, Protocol, Spent};
 
 /// A rule of [`paxos`] to be left out.
 #[cfg(feature = "mutants")]
@@ -58,39 +59,6 @@ impl Default for PaxosBounds {
 pub struct PaxosModel {
     /// How far it goes.
     pub bounds: PaxosBounds,
-}
-
-/// A decree: who decides the next one, and who proposed it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Plan {
-    number: u64,
-    parent: u64,
-    acceptors: Vec<(NodeId, u128)>,
-    author: u64,
-}
-
-impl Decree for Plan {
-    fn number(&self) -> u64 {
-        self.number
-    }
-    fn hash(&self) -> u64 {
-        let listed = self.acceptors.iter().flat_map(|(node, incarnation)| [*node, *incarnation as u64]);
-        [self.number, self.parent, self.author].into_iter().chain(listed).fold(0xcbf2_9ce4_8422_2325, |hash, field| {
-            (hash ^ field).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
-        })
-    }
-    fn parent_hash(&self) -> u64 {
-        self.parent
-    }
-    fn acceptors(&self) -> Vec<(NodeId, u128)> {
-        self.acceptors.clone()
-    }
-    fn quorum(&self) -> usize {
-        self.acceptors.len() / 2 + 1
-    }
-    fn may_follow(&self, _previous: &Self) -> Result<(), String> {
-        Ok(())
-    }
 }
 
 /// A message with its sender.
@@ -152,7 +120,7 @@ impl PaxosModel {
 
     fn founding(&self) -> Plan {
         let acceptors = (1..=self.bounds.nodes as u64).map(|node| (node, incarnation(node, 0))).collect();
-        Plan { number: 1, parent: 0, acceptors, author: 0 }
+        Plan { number: 1, parent: 0, acceptors, tag: 0 }
     }
 
     /// What a node asked for: a write and what comes after it, or what needs none.
@@ -208,12 +176,12 @@ impl PaxosModel {
 
     fn propose(&self, place: &mut Place, relists: Option<NodeId>, held: bool, out: &mut Brought) {
         let last = place.node.last();
-        let (number, parent, author) = (last.number + 1, last.hash(), place.who.node);
+        let (number, parent, tag) = (last.number + 1, last.hash(), place.who.node);
         let acceptors = last.acceptors.iter().map(|&(node, listed)| match relists {
             Some(lost) if lost == node => (node, incarnation(node, 1)),
             _ => (node, listed),
         });
-        let plan = Plan { number, parent, acceptors: acceptors.collect(), author };
+        let plan = Plan { number, parent, acceptors: acceptors.collect(), tag };
         match place.node.propose(plan) {
             Ok(asked) => self.carry_out(place, asked, held, out),
             Err(_) => out.is_beyond = true,
@@ -361,7 +329,7 @@ impl Protocol for PaxosModel {
             "decree {}, promised {:?}, voted {:?}, {} writes wait",
             disk.last.number,
             disk.promised.map(ballot),
-            disk.vote.as_ref().map(|vote| (ballot(vote.ballot), vote.value.author)),
+            disk.vote.as_ref().map(|vote| (ballot(vote.ballot), vote.value.tag)),
             place.waiting.len(),
         )
     }

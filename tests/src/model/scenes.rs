@@ -6,7 +6,7 @@ use rsm::{Change, Input, Kind, MemberId, Message, Micros, Settings};
 
 use super::facts::Fact;
 use super::member::{Heard, Member, NOW, Rank, Rules, Said};
-use super::search::Item;
+use super::protocol::Item;
 use super::views::incarnation;
 
 /// A beginning.

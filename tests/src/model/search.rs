@@ -23,110 +23,15 @@
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
-    reason = "millions of states: sorted maps are too slow; these are never iterated, and the time is only told"
+    reason = "millions of states: a sorted set is too slow; this one is never iterated, and the time is only told"
 )]
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::fmt::Debug;
-use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
+use std::collections::{HashSet, VecDeque};
+use std::hash::BuildHasherDefault;
 use std::time::Instant;
 
-/// How many kinds of bounded things (crashes, commands) a model may count.
-pub const COUNTERS: usize = 8;
-
-/// How often each bounded thing has happened.
-pub type Spent = [u8; COUNTERS];
-
-/// What the members are, and what they do.
-pub trait Protocol {
-    /// A member's whole state, disk and process.
-    type Local: Clone + Debug;
-    /// What members say.
-    type Message: Clone + Debug;
-    /// What an invariant is about.
-    type Fact: Clone + Debug;
-    /// What a member does without a message.
-    type Stimulus: Copy + Eq + Hash + Debug;
-
-    /// The members' first states, and what is in the soup.
-    fn start(&self) -> Start<Self>
-    where
-        Self: Sized;
-    /// How often each bounded thing may happen.
-    fn limits(&self) -> Spent;
-    /// What this member may do by itself.
-    fn stimuli(&self, member: usize, local: &Self::Local, spent: &Spent, out: &mut Vec<Choice<Self::Stimulus>>);
-    /// Whether this member may put off its next write (false: it never does; true: it may).
-    fn may_hold(&self, member: usize, local: &Self::Local) -> bool;
-    /// Does it. `locals` are the actor and then its helpers.
-    fn run(
-        &self,
-        locals: &mut [Self::Local],
-        what: Event<'_, Self::Message, Self::Stimulus>,
-        held: bool,
-    ) -> Effects<Self::Message, Self::Fact>;
-    /// Whether a message can never again change anything at its receiver.
-    fn is_dead(&self, receiver: &Self::Local, message: &Self::Message) -> bool;
-    /// Whether a fact says all that another says, and more: then the other need not be kept.
-    fn covers(&self, _strong: &Self::Fact, _weak: &Self::Fact) -> bool {
-        false
-    }
-    /// The invariants.
-    fn conflict(&self, facts: &[&Self::Fact]) -> Option<String>;
-    /// A member in one line.
-    fn describe(&self, local: &Self::Local) -> String;
-}
-
-/// What lies in the soup.
-#[derive(Clone, Debug)]
-pub enum Item<M, F> {
-    /// A message to the member with this index.
-    Message {
-        /// Its receiver.
-        to: usize,
-        /// What it says.
-        message: M,
-    },
-    /// Something that is true for ever.
-    Fact(F),
-}
-
-/// Something that a member may do by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Choice<S> {
-    /// What.
-    pub stimulus: S,
-    /// The members that take part in the same stroke, one bit each.
-    pub helpers: u16,
-}
-
-/// What happens to a member.
-#[derive(Debug)]
-pub enum Event<'a, M, S> {
-    /// A message arrives.
-    Message(&'a M),
-    /// It acts by itself.
-    Own(S),
-}
-
-/// What a step brought about.
-#[derive(Debug)]
-pub struct Effects<M, F> {
-    /// New messages and facts.
-    pub items: Vec<Item<M, F>>,
-    /// What it used up.
-    pub cost: Spent,
-    /// It leads out of the bounds (or cannot be done): not followed.
-    pub is_beyond: bool,
-    /// A rule that the members themselves broke.
-    pub violation: Option<String>,
-}
-
-impl<M, F> Default for Effects<M, F> {
-    fn default() -> Self {
-        Effects { items: Vec::new(), cost: Spent::default(), is_beyond: false, violation: None }
-    }
-}
+use super::numbered::{Fast, Mix, Numbered, mix};
+use super::protocol::{Event, Item, Protocol, Spent};
 
 /// Where the search stops.
 #[derive(Clone, Copy, Debug)]
@@ -189,46 +94,8 @@ struct Step {
     violation: Option<String>,
 }
 
-/// Members' first states, and what is in the soup.
-pub type Start<P> = (Vec<<P as Protocol>::Local>, Vec<Item<<P as Protocol>::Message, <P as Protocol>::Fact>>);
-
 /// An action, by the numbers of the local states that it starts from.
 type Stroke<S> = (Action<S>, Box<[u32]>);
-
-type Fast<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
-
-/// Things that were seen, by the digest of their text.
-struct Numbered<T> {
-    by_digest: Fast<u128, u32>,
-    things: Vec<T>,
-}
-
-impl<T: Debug> Numbered<T> {
-    fn new() -> Self {
-        Numbered { by_digest: Fast::default(), things: Vec::new() }
-    }
-
-    fn number(&mut self, thing: T) -> u32 {
-        let digest = digest(&thing);
-        let next = self.things.len() as u32;
-        let number = *self.by_digest.entry(digest).or_insert(next);
-        if number == next {
-            self.things.push(thing);
-        }
-        number
-    }
-}
-
-fn digest(thing: &impl Debug) -> u128 {
-    let text = format!("{thing:?}");
-    let half = |salt: u8| {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u8(salt);
-        hasher.write(text.as_bytes());
-        u128::from(hasher.finish())
-    };
-    half(1) << 64 | half(2)
-}
 
 /// A search under way.
 struct Search<'a, P: Protocol> {
@@ -516,46 +383,4 @@ fn key(state: &State) -> u64 {
     let locals = locals.fold(0, |key, (member, local)| key ^ mix((member as u64 + 1) << 40 | u64::from(*local)));
     let soup = state.soup.iter().fold(locals, |key, item| key ^ mix(1 << 60 | u64::from(*item)));
     soup ^ mix(mix(u64::from_le_bytes(state.spent)) | 1 << 61)
-}
-
-/// SplitMix64's finisher.
-fn mix(value: u64) -> u64 {
-    let mut mixed = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
-/// A fast hasher for keys that are numbers or digests.
-#[derive(Default)]
-struct Mix(u64);
-
-impl Hasher for Mix {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = mix(self.0 ^ value);
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(u64::from(value));
-    }
-
-    fn write_u8(&mut self, value: u8) {
-        self.write_u64(u64::from(value));
-    }
-
-    fn write_usize(&mut self, value: usize) {
-        self.write_u64(value as u64);
-    }
 }

@@ -18,8 +18,8 @@ use rsm::{Change, Identity, Incarnation, Input, MemberId, Message, Micros, Setti
 
 use super::facts::{Fact, conflict, covers};
 use super::member::{Heard, Member, NOW, Rank, Rules, Said};
+use super::protocol::{Choice, Effects, Event, Item, Protocol, Spent};
 use super::scenes::{Scene, begin};
-use super::search::{Choice, Effects, Event, Item, Protocol, Spent};
 
 /// Short timers are due: heartbeat, retransmission, report. No suspicion is.
 const BEAT: Micros = 100_000;
@@ -444,7 +444,7 @@ impl Protocol for ViewModel {
             Message::Report { view, .. } if *view == receiver.view && !self.bounds.rules.has_mutant() => {
                 receiver.rank != Rank::Primary { is_serving: false }
             }
-            message => view_of(message).is_some_and(|view| view < receiver.view),
+            message => message.view().is_some_and(|view| view < receiver.view),
         }
     }
 
@@ -459,21 +459,5 @@ impl Protocol for ViewModel {
 
     fn describe(&self, member: &Member) -> String {
         member.describe()
-    }
-}
-
-/// The view that a message belongs to.
-fn view_of(message: &Message) -> Option<u64> {
-    match message {
-        Message::Append { view, .. }
-        | Message::Ack { view, .. }
-        | Message::Mismatch { view, .. }
-        | Message::Heartbeat { view, .. }
-        | Message::Report { view, .. }
-        | Message::Fetch { view, .. }
-        | Message::Entries { view, .. }
-        | Message::Unmatched { view, .. }
-        | Message::SnapshotOffer { view, .. } => Some(*view),
-        _ => None,
     }
 }

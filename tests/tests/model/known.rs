@@ -1,7 +1,8 @@
 //! Two-phase commit, as in Gray and Lamport, "Consensus on Transaction Commit" (2006), and its TLA+ specification
 //! `TwoPhase`, whose numbers of states are published: 288 with 3 resource managers, 8,832 with 5.
 
-use plumeria_tests::model::search::{Bounds, Choice, Effects, Event, Item, Protocol, Spent, explore};
+use plumeria_tests::model::protocol::{Choice, Effects, Event, Item, Protocol, Spent};
+use plumeria_tests::model::search::{Bounds, explore};
 
 struct TwoPhase {
     managers: usize,

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 pub(crate) fn m23_a_tenure_that_is_ended_by_force_in_use_is_confirmed_without_a_flush_and_its_user_counts_no_longer() {
     let mut script = Script::cached(Exclusive, 5);
-    script.lock.start_cached(Exclusive, 0, 2).unwrap();
+    script.lock.start_cached(Exclusive, 0, 2).expect("it is cached");
     script.force(5);
     assert_eq!(script.lock.forced(), FencingToken(5), "its guard is dead");
     assert!(script.effects.is_empty(), "no flush");
@@ -27,7 +27,7 @@ pub(crate) fn m23_a_tenure_that_is_ended_by_force_in_use_is_confirmed_without_a_
 #[test]
 fn m23_local_waiters_of_a_tenure_that_is_ended_by_force_stand_in_the_queue_again() {
     let mut script = Script::cached(Exclusive, 5);
-    script.lock.start_cached(Exclusive, 0, 2).unwrap();
+    script.lock.start_cached(Exclusive, 0, 2).expect("it is cached");
     script.wait('b', Shared);
     script.force(5);
     assert!(script.served().is_empty());

@@ -1,0 +1,423 @@
+//! The model: lists that are searched from the front.
+
+use std::collections::BTreeSet;
+
+use lock_protocol::{
+    Command, FencingToken, ForceRelease, ForcedTenure, LockName, Mode, Open, Opened, Outcome, Request, RequestNumber,
+    Requeued, SessionId,
+};
+
+use super::LIMITS;
+use crate::machine::{Op, Reply, Revoke};
+
+#[derive(Clone)]
+pub(super) struct ModelSession {
+    pub(super) id: u64,
+    pub(super) nonce: u128,
+    pub(super) lease_us: u64,
+    pub(super) deadline_us: u64,
+    pub(super) dead: bool,
+    pub(super) floor: u64,
+    /// Number, and its outcome; none where the lock decides, or where it was cancelled ahead.
+    pub(super) done: Vec<(u64, ModelDone)>,
+}
+
+#[derive(Clone)]
+pub(super) enum ModelDone {
+    AskTheLock { release: bool },
+    Outcome(Outcome),
+    Cancelled,
+}
+
+/// A tenure, or a place in a queue (then the token is 0).
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct ModelEntry {
+    pub(super) name: LockName,
+    pub(super) session: u64,
+    pub(super) mode: Mode,
+    pub(super) acquire: u64,
+    pub(super) token: u64,
+}
+
+/// A tenure that was ended by force and is not confirmed.
+#[derive(Clone, Debug)]
+pub(super) struct ModelForced {
+    pub(super) tenure: ModelEntry,
+    pub(super) until_us: u64,
+    pub(super) withheld: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Model {
+    pub(super) op: u64,
+    pub(super) now_us: u64,
+    pub(super) sessions: Vec<ModelSession>,
+    pub(super) held: Vec<ModelEntry>,
+    pub(super) queue: Vec<ModelEntry>,
+    pub(super) forced: Vec<ModelForced>,
+    /// By the current op.
+    pub(super) granted: Vec<ModelEntry>,
+}
+
+impl Model {
+    pub(super) fn alive(&self, id: u64) -> bool {
+        self.sessions.iter().any(|session| session.id == id && !session.dead)
+    }
+
+    pub(super) fn session(&mut self, id: u64) -> &mut ModelSession {
+        self.sessions.iter_mut().find(|session| session.id == id).expect("known")
+    }
+
+    pub(super) fn waits_in_the_way(&self, name: &LockName, mode: Mode) -> bool {
+        self.queue.iter().any(|other| other.name == *name && !other.mode.is_compatible_with(mode))
+    }
+
+    fn pass_on(&mut self, name: &LockName) {
+        while let Some(at) = self.queue.iter().position(|waiter| waiter.name == *name) {
+            let mut head = self.queue[at].clone();
+            let fits = self.held.iter().all(|held| held.name != *name || held.mode.is_compatible_with(head.mode));
+            if self.alive(head.session) && !fits {
+                return;
+            }
+            self.queue.remove(at);
+            if self.alive(head.session) {
+                head.token = self.op;
+                self.granted.push(head.clone());
+                self.held.push(head);
+            }
+        }
+    }
+
+    fn drop_held(&mut self, session: u64, name: &LockName) {
+        self.held.retain(|held| held.session != session || held.name != *name);
+        self.pass_on(name);
+    }
+
+    fn drop_waiting(&mut self, session: u64, name: &LockName) {
+        self.queue.retain(|waiter| waiter.session != session || waiter.name != *name);
+        self.pass_on(name);
+    }
+
+    pub(super) fn step(&mut self, op: &Op) -> Reply {
+        self.op += 1;
+        self.granted.clear();
+        match op {
+            Op::Open(open) => self.open(open),
+            Op::Request { session, floor, request } => Reply::Outcome(self.request(session.0, floor.0, request)),
+            Op::Tick { elapsed_us, keep_alives } => self.tick(*elapsed_us, keep_alives),
+            Op::Sweep => {
+                self.sweep();
+                Reply::Swept { more: false }
+            }
+            Op::Close { session } => {
+                let before: Vec<u64> = self.sessions.iter().filter(|s| s.dead).map(|s| s.id).collect();
+                if self.alive(session.0) {
+                    self.die(session.0);
+                    self.clean(session.0);
+                    assert_eq!(before.len(), self.sessions.iter().filter(|s| s.dead).count());
+                }
+                Reply::Closed
+            }
+            Op::ForceRelease(force) => self.force(force),
+            Op::Read(_) => unreachable!("not generated"),
+        }
+    }
+
+    fn open(&mut self, open: &Open) -> Reply {
+        let lease_ms = open.lease_ms.clamp(500, 3_600_000);
+        let known = self.sessions.iter().find(|session| session.nonce == open.nonce && !session.dead);
+        if let Some(known) = known {
+            return Reply::Opened(Opened { session: SessionId(known.id), lease_ms: known.lease_us / 1000 });
+        }
+        if self.sessions.len() as u64 == LIMITS.sessions {
+            return Reply::Busy(format!("at most {} sessions", LIMITS.sessions));
+        }
+        let lease_us = lease_ms * 1000;
+        let deadline_us = self.now_us + lease_us + cap_us(lease_us);
+        let (id, nonce) = (self.op, open.nonce);
+        self.sessions.push(ModelSession { id, nonce, lease_us, deadline_us, dead: false, floor: 1, done: vec![] });
+        Reply::Opened(Opened { session: SessionId(id), lease_ms })
+    }
+
+    fn tick(&mut self, elapsed_us: u64, keep_alives: &[(SessionId, RequestNumber)]) -> Reply {
+        let shortest = self.sessions.iter().map(|session| session.lease_us).min().unwrap_or(3_600_000_000);
+        self.now_us += elapsed_us.min(cap_us(shortest));
+        let due = |session: &&ModelSession| !session.dead && session.deadline_us <= self.now_us;
+        let due: Vec<u64> = self.sessions.iter().filter(due).map(|session| session.id).collect();
+        let expired = due.len() as u64;
+        due.into_iter().for_each(|id| self.die(id));
+        let mut gone = Vec::new();
+        let mut forced = BTreeSet::new();
+        for (id, floor) in keep_alives {
+            if self.alive(id.0) {
+                let now_us = self.now_us;
+                let session = self.session(id.0);
+                session.deadline_us = session.deadline_us.max(now_us + session.lease_us);
+                session.floor = session.floor.max(floor.0);
+                forced.extend(self.forced.iter().filter(|forced| forced.tenure.session == id.0).map(|_| *id));
+            } else {
+                gone.push(*id);
+            }
+        }
+        match forced.is_empty() {
+            true => Reply::Ticked { gone, expired },
+            false => Reply::TickedForced { gone, expired, forced: forced.into_iter().collect() },
+        }
+    }
+
+    fn die(&mut self, id: u64) {
+        self.session(id).dead = true;
+        self.forced.retain(|forced| forced.tenure.session != id);
+    }
+
+    fn force(&mut self, force: &ForceRelease) -> Reply {
+        let is_meant =
+            |held: &&ModelEntry| held.name == force.name && held.token == force.token.0 && self.alive(held.session);
+        let mut tenures: Vec<ModelEntry> = self.held.iter().filter(is_meant).cloned().collect();
+        tenures.sort_by_key(|tenure| tenure.session);
+        for tenure in &tenures {
+            if self.forced(tenure.session, &tenure.name).is_none() {
+                let lease_us = self.session(tenure.session).lease_us;
+                let until_us = self.now_us + lease_us + cap_us(lease_us);
+                self.forced.push(ModelForced { tenure: tenure.clone(), until_us, withheld: true });
+            }
+        }
+        let mut ended = Vec::new();
+        for tenure in tenures {
+            if force.now {
+                self.end_withholding(tenure.session, &tenure.name);
+            }
+            let forced = self.forced(tenure.session, &tenure.name).expect("forced above");
+            let withheld_ms = forced.withheld.then(|| forced.until_us.saturating_sub(self.now_us) / 1000);
+            ended.push(ForcedTenure { session: SessionId(tenure.session), withheld_ms });
+        }
+        Reply::Forced(ended)
+    }
+
+    pub(super) fn forced(&self, session: u64, name: &LockName) -> Option<ModelForced> {
+        let is_it = |forced: &&ModelForced| forced.tenure.session == session && forced.tenure.name == *name;
+        self.forced.iter().find(is_it).cloned()
+    }
+
+    fn end_withholding(&mut self, session: u64, name: &LockName) {
+        let is_it = |forced: &&mut ModelForced| forced.tenure.session == session && forced.tenure.name == *name;
+        if let Some(forced) = self.forced.iter_mut().find(is_it).filter(|forced| forced.withheld) {
+            forced.withheld = false;
+            self.drop_held(session, name);
+        }
+    }
+
+    fn confirm(&mut self, session: u64, name: &LockName) {
+        self.forced.retain(|forced| forced.tenure.session != session || forced.tenure.name != *name);
+    }
+
+    fn sweep(&mut self) {
+        let due = |forced: &&ModelForced| forced.withheld && forced.until_us <= self.now_us;
+        let mut due: Vec<ModelForced> = self.forced.iter().filter(due).cloned().collect();
+        due.sort_by_key(|forced| (forced.until_us, forced.tenure.session, forced.tenure.name.clone()));
+        due.iter().for_each(|forced| self.end_withholding(forced.tenure.session, &forced.tenure.name));
+        while let Some(id) = self.sessions.iter().find(|session| session.dead).map(|session| session.id) {
+            self.clean(id);
+        }
+    }
+
+    fn clean(&mut self, id: u64) {
+        let names = |entries: &[ModelEntry]| -> BTreeSet<LockName> {
+            entries.iter().filter(|entry| entry.session == id).map(|entry| entry.name.clone()).collect()
+        };
+        for name in names(&self.queue) {
+            self.drop_waiting(id, &name);
+        }
+        for name in names(&self.held) {
+            self.drop_held(id, &name);
+        }
+        self.sessions.retain(|session| session.id != id);
+    }
+
+    fn request(&mut self, id: u64, floor: u64, request: &Request) -> Outcome {
+        if !self.alive(id) {
+            return Outcome::SessionGone;
+        }
+        let number = request.number.0;
+        let session = self.session(id);
+        session.floor = session.floor.max(floor);
+        if number < session.floor {
+            let place = match request.command {
+                Command::Acquire { .. } => self.ask_the_lock(id, false, request),
+                _ => Outcome::Gone,
+            };
+            return if place == Outcome::Gone { Outcome::BelowFloor } else { place };
+        }
+        if number - session.floor >= LIMITS.request_window {
+            return limit("request numbers above the session's floor", LIMITS.request_window);
+        }
+        let done = session.done.iter().find(|(done, _)| *done == number).map(|(_, done)| done.clone());
+        let mut command = request.command.clone();
+        match (done, &mut command) {
+            (Some(ModelDone::Outcome(outcome)), _) => return outcome,
+            (Some(ModelDone::AskTheLock { release }), command) => {
+                let asks = matches!(command, Command::Acquire { .. });
+                return self.ask_the_lock(id, release && !asks, request);
+            }
+            (Some(ModelDone::Cancelled), Command::Acquire { .. }) => return Outcome::Gone,
+            (Some(ModelDone::Cancelled), Command::Release { requeue, .. }) => *requeue = None,
+            _ => {}
+        }
+        let outcome = self.execute(id, number, &command);
+        let done = match &outcome {
+            Outcome::Granted { .. } | Outcome::Queued => ModelDone::AskTheLock { release: false },
+            Outcome::Released { requeued: Some(_) } => ModelDone::AskTheLock { release: true },
+            other => ModelDone::Outcome(other.clone()),
+        };
+        let session = self.session(id);
+        session.done.retain(|(done, _)| *done != number);
+        session.done.push((number, done));
+        outcome
+    }
+
+    fn ask_the_lock(&self, id: u64, release: bool, request: &Request) -> Outcome {
+        let is_it = |entry: &&ModelEntry| {
+            entry.session == id && entry.name == *request.command.name() && entry.acquire == request.number.0
+        };
+        let is_valid = |held: &&ModelEntry| self.forced(id, &held.name).is_none();
+        if let Some(held) = self.held.iter().find(is_it).filter(is_valid) {
+            let (token, others_waiting) = (FencingToken(held.token), self.waits_in_the_way(&held.name, held.mode));
+            return match release {
+                true => Outcome::Released { requeued: Some(Requeued::Granted { token, others_waiting }) },
+                false => Outcome::Granted { token, others_waiting },
+            };
+        }
+        match (self.queue.iter().any(|entry| is_it(&entry)), release) {
+            (true, true) => Outcome::Released { requeued: Some(Requeued::Queued) },
+            (true, false) => Outcome::Queued,
+            (false, true) => Outcome::Released { requeued: None },
+            (false, false) => Outcome::Gone,
+        }
+    }
+
+    fn execute(&mut self, id: u64, number: u64, command: &Command) -> Outcome {
+        let name = command.name().clone();
+        let held = self.held.iter().find(|held| held.session == id && held.name == name).cloned();
+        let waits = self.queue.iter().find(|waiter| waiter.session == id && waiter.name == name).cloned();
+        match command {
+            Command::Acquire { mode, .. } => {
+                let forced = self.forced(id, &name).map(|forced| forced.tenure);
+                if let Some(held) = forced.or(held) {
+                    return Outcome::AlreadyHeld { token: FencingToken(held.token), mode: held.mode };
+                }
+                if waits.is_some() {
+                    return limit("acquires of a session in one lock's queue", 1);
+                }
+                self.acquire(id, number, &name, *mode)
+            }
+            Command::Cancel { acquire, .. } => {
+                if self.forced(id, &name).is_some_and(|forced| forced.tenure.acquire == acquire.0) {
+                    self.confirm(id, &name);
+                }
+                if waits.is_some_and(|waiter| waiter.acquire == acquire.0) {
+                    self.drop_waiting(id, &name);
+                }
+                if held.is_some_and(|held| held.acquire == acquire.0) {
+                    self.drop_held(id, &name);
+                }
+                let session = self.session(id);
+                let in_window = acquire.0 >= session.floor && acquire.0 < session.floor + LIMITS.request_window;
+                if in_window && session.done.iter().all(|(done, _)| *done != acquire.0) {
+                    session.done.push((acquire.0, ModelDone::Cancelled));
+                }
+                Outcome::Cancelled
+            }
+            Command::Release { token, requeue, .. } => {
+                if let Some(forced) = self.forced(id, &name).filter(|forced| forced.tenure.token == token.0) {
+                    self.confirm(id, &name);
+                    if !forced.withheld {
+                        let again = requeue.map(|mode| self.acquire(id, number, &name, mode));
+                        return Outcome::Released { requeued: again.and_then(requeued) };
+                    }
+                }
+                if held.is_none_or(|held| held.token != token.0) {
+                    return Outcome::NotHeld;
+                }
+                self.drop_held(id, &name);
+                let has_room = self.waiting(id) < LIMITS.waiters_per_session;
+                let again = requeue.filter(|_| has_room).map(|mode| self.acquire(id, number, &name, mode));
+                Outcome::Released { requeued: again.and_then(requeued) }
+            }
+            Command::Downgrade { token, .. } => {
+                match held {
+                    _ if self.forced(id, &name).is_some() => return Outcome::NotHeld,
+                    Some(held) if held.token == token.0 && held.mode == Mode::Shared => return Outcome::Downgraded,
+                    Some(held) if held.token == token.0 => {}
+                    _ => return Outcome::NotHeld,
+                }
+                for held in self.held.iter_mut().filter(|held| held.session == id && held.name == name) {
+                    held.mode = Mode::Shared;
+                }
+                self.pass_on(&name);
+                Outcome::Downgraded
+            }
+        }
+    }
+
+    fn waiting(&self, id: u64) -> u64 {
+        self.queue.iter().filter(|waiter| waiter.session == id).count() as u64
+    }
+
+    fn acquire(&mut self, id: u64, number: u64, name: &LockName, mode: Mode) -> Outcome {
+        let waiting = self.waiting(id);
+        let holding = self.held.iter().filter(|held| held.session == id).count() as u64;
+        if holding + waiting >= LIMITS.locks_per_session {
+            return limit("locks of a session", LIMITS.locks_per_session);
+        }
+        let in_the_way = self.queue.iter().any(|other| other.name == *name)
+            || self.held.iter().any(|held| held.name == *name && !held.mode.is_compatible_with(mode));
+        if in_the_way && waiting >= LIMITS.waiters_per_session {
+            return limit("queues in which a session waits", LIMITS.waiters_per_session);
+        }
+        self.queue.push(ModelEntry { name: name.clone(), session: id, mode, acquire: number, token: 0 });
+        self.pass_on(name);
+        let own = self.granted.iter().position(|granted| granted.session == id && granted.name == *name);
+        match own {
+            Some(own) => {
+                self.granted.remove(own);
+                let others_waiting = self.waits_in_the_way(name, mode);
+                Outcome::Granted { token: FencingToken(self.op), others_waiting }
+            }
+            None => Outcome::Queued,
+        }
+    }
+
+    pub(super) fn revokes(&self) -> Vec<Revoke> {
+        let mut revokes = Vec::new();
+        for held in self.held.iter().filter(|held| self.alive(held.session)) {
+            let waiters = || self.queue.iter().filter(|waiter| waiter.name == held.name);
+            let target = match () {
+                () if waiters().any(|waiter| waiter.mode == Mode::Exclusive) => None,
+                () if waiters().count() > 0 && held.mode == Mode::Exclusive => Some(Mode::Shared),
+                () => continue,
+            };
+            let (session, token) = (SessionId(held.session), FencingToken(held.token));
+            revokes.push(Revoke { session, name: held.name.clone(), token, target });
+        }
+        revokes.sort_by_key(|revoke| (revoke.session, revoke.name.clone()));
+        revokes
+    }
+}
+
+/// None where there was no room for it.
+fn requeued(outcome: Outcome) -> Option<Requeued> {
+    match outcome {
+        Outcome::Queued => Some(Requeued::Queued),
+        Outcome::Granted { token, others_waiting } => Some(Requeued::Granted { token, others_waiting }),
+        Outcome::LimitReached { .. } => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn cap_us(lease_us: u64) -> u64 {
+    2 * (lease_us / 20).clamp(50_000, 1_000_000)
+}
+
+fn limit(what: &str, limit: u64) -> Outcome {
+    Outcome::LimitReached { limit: format!("{what}: at most {limit}") }
+}
