@@ -40,26 +40,50 @@ pub enum Fault {
     Slow,
     /// Packets are lost everywhere.
     Loss,
+    /// Packets arrive twice everywhere.
+    Duplicate,
+    /// Packets are overtaken by later ones everywhere.
+    Reorder,
     /// A member's disk is full.
     FullDisk,
     /// One member after the other is stopped in good order (SIGTERM), and started again.
     RollingRestart,
     /// A member is killed, and comes back with an empty directory.
     LostStore,
+    /// A spare is added to the list of members, its process started before or after.
+    AddMember,
+    /// A member is taken off the list, whether it runs or not; when it has ended its store is emptied, and it is a spare.
+    RemoveMember,
+    /// A member that runs, or was killed and has lost its store, is declared lost, and comes back with an empty directory.
+    ReplaceMember,
 }
 
 impl Fault {
     /// Whether it is one of the network.
     pub(crate) fn is_of_network(self) -> bool {
         use Fault::*;
-        matches!(self, CutClient | Isolate | IsolatePrimary | Split | OneWay | Chain | Flap | Slow | Loss)
+        matches!(
+            self,
+            CutClient | Isolate | IsolatePrimary | Split | OneWay | Chain | Flap | Slow | Loss | Duplicate | Reorder
+        )
+    }
+
+    /// Whether it is about who is a member, with which store: one such at a time.
+    pub(crate) fn is_of_stores(self) -> bool {
+        use Fault::*;
+        matches!(self, LostStore | AddMember | RemoveMember | ReplaceMember)
+    }
+
+    /// Whether it changes the list of members.
+    pub(crate) fn is_of_list(self) -> bool {
+        self.is_of_stores() && self != Fault::LostStore
     }
 
     /// Whether it makes sense with so many members.
-    pub(crate) fn suits(self, members: u64) -> bool {
+    pub(crate) fn suits(self, members: usize) -> bool {
         match self {
-            Fault::Chain | Fault::LostStore => members >= 3,
-            Fault::RollingRestart | Fault::Split => members > 1,
+            Fault::Chain | Fault::LostStore | Fault::ReplaceMember => members >= 3,
+            Fault::RollingRestart | Fault::Split | Fault::RemoveMember => members > 1,
             _ => true,
         }
     }
@@ -127,6 +151,14 @@ pub(crate) fn shape(fault: Fault, nodes: Nodes<'_>, victim: u8, dice: &mut Dice)
         }
         Fault::Loss => {
             let link = Link { loss: dice.between((MILLION / 50, MILLION / 4)), ..Link::default() };
+            nodes.with(link, |_, _| true)
+        }
+        Fault::Duplicate => {
+            let link = Link { twice: dice.between((MILLION / 50, MILLION / 2)), ..Link::default() };
+            nodes.with(link, |_, _| true)
+        }
+        Fault::Reorder => {
+            let link = Link { overtaken: dice.between((MILLION / 50, MILLION / 2)), ..Link::default() };
             nodes.with(link, |_, _| true)
         }
         _ => nodes.with(cut, |from, to| from == victim || to == victim),

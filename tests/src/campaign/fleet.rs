@@ -1,6 +1,6 @@
 //! The client processes, as the driver has them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use super::calls::Calls;
 use super::diary::{Said, Told};
 use super::stores::Stores;
-use super::tenures::Calls;
 use crate::lab::{Checked, Failure, monotonic};
 
 /// Whatever a healthy service makes possible is done within it.
@@ -27,7 +27,8 @@ const POLL: Duration = Duration::from_millis(200);
 pub(crate) struct Book {
     pub(crate) calls: Calls,
     pub(crate) stores: Stores,
-    pub(crate) sessions: u64,
+    /// Whose each is.
+    pub(crate) sessions: BTreeMap<u64, u64>,
     /// The first thing that is wrong.
     pub(crate) violation: Option<String>,
 }
@@ -53,7 +54,7 @@ impl Books {
                 });
                 return Some(Told::Store { op: ask.op, value });
             }
-            Said::Opened { .. } => book.sessions += 1,
+            Said::Opened { session } => drop(book.sessions.insert(*session, client)),
             Said::Trouble(why) => {
                 book.violation.get_or_insert(format!("client {client}: {why}"));
             }
@@ -175,8 +176,8 @@ impl Client {
 pub(crate) async fn all_are_granted(books: &Books, clients: &[u64]) -> Checked<()> {
     let (since, deadline) = (monotonic().as_nanos() as u64, Instant::now() + PATIENCE);
     loop {
-        let granted = granted_since(&books.open().calls, since);
-        let waiting: Vec<u64> = clients.iter().copied().filter(|client| !granted.contains(client)).collect();
+        let is_waiting = |client: &u64| !books.open().calls.was_granted(*client, since);
+        let waiting: Vec<u64> = clients.iter().copied().filter(is_waiting).collect();
         if waiting.is_empty() {
             return Ok(());
         }
@@ -186,9 +187,4 @@ pub(crate) async fn all_are_granted(books: &Books, clients: &[u64]) -> Checked<(
         }
         sleep(POLL).await;
     }
-}
-
-fn granted_since(calls: &Calls, since: u64) -> BTreeSet<u64> {
-    let granted = calls.iter().filter(|call| call.token.is_some() && call.returned > Some(since));
-    granted.map(|call| call.client).collect()
 }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::network::{HUB, Network, address, namespace};
-use super::space::{Space, entrance, mount_disk, older, unmount_disk};
+use super::space::{Space, entrance, mount_disk, older, suspended, unmount_disk};
 use crate::lab::{Checked, Cluster, Place};
 use crate::simulator::dice::{Dice, MILLION};
 
 /// The most members of a cluster.
 pub(crate) const MEMBERS_MAX: u8 = 5;
+/// Who can be added to it.
+pub(crate) const SPARES: u8 = 2;
 /// Client processes of a round.
 pub(crate) const CLIENTS: u8 = 4;
 const FIRST_CLIENT: u8 = 101;
@@ -51,7 +53,7 @@ impl Drop for Disks {
 
 /// The node of a member, or of a client counted from 0.
 pub(crate) fn member_node(id: u64) -> u8 {
-    u8::try_from(id).unwrap_or(MEMBERS_MAX)
+    u8::try_from(id).unwrap_or(MEMBERS_MAX + SPARES)
 }
 
 pub(crate) fn client_node(slot: usize) -> u8 {
@@ -65,7 +67,7 @@ impl Ground {
     /// The system refuses something.
     pub fn in_namespaces(space: Space, seed: u64) -> Checked<Ground> {
         let clients = FIRST_CLIENT..FIRST_CLIENT + CLIENTS;
-        let nodes: Vec<u8> = (1..=MEMBERS_MAX).chain(clients).chain([HUB]).collect();
+        let nodes: Vec<u8> = (1..=MEMBERS_MAX + SPARES).chain(clients).chain([HUB]).collect();
         Ok(Ground::Namespaces { space, network: Network::start(&nodes, seed)? })
     }
 
@@ -76,14 +78,15 @@ impl Ground {
         }
     }
 
-    /// The last of the members may be a witness.
+    /// For so many members, of which the last may be a witness, and for spares.
     pub(crate) fn places(&self, size: u64, witness: bool, dice: &mut Dice) -> Checked<BTreeMap<u64, Place>> {
+        let all = size + u64::from(SPARES);
         let mut places = match self {
-            Ground::Loopback => Cluster::loopback(size)?,
-            Ground::Namespaces { .. } => (1..=size).filter_map(|id| Some((id, self.place(id, dice)?))).collect(),
+            Ground::Loopback => Cluster::loopback(all)?,
+            Ground::Namespaces { .. } => (1..=all).filter_map(|id| Some((id, self.place(id, dice)?))).collect(),
         };
-        if let Some(mut last) = places.last_entry() {
-            last.get_mut().witness = witness;
+        if let Some(last) = places.get_mut(&size) {
+            last.witness = witness;
         }
         Ok(places)
     }
@@ -99,11 +102,15 @@ impl Ground {
         Some(Place { host: address(member_node(id)), through, witness: false })
     }
 
-    pub(crate) fn client_entrance(&self, slot: usize) -> Vec<String> {
-        match self {
-            Ground::Namespaces { .. } => entrance(&namespace(client_node(slot))),
-            Ground::Loopback => Vec::new(),
+    /// Where a client is to be started; its monotonic clock is this machine's, which its diary is dated by.
+    pub(crate) fn client_entrance(&self, slot: usize, dice: &mut Dice) -> Vec<String> {
+        let Ground::Namespaces { space, .. } = self else { return Vec::new() };
+        let mut through = entrance(&namespace(client_node(slot)));
+        let seconds = dice.below(OLDER_MAX_S);
+        if space.clocks {
+            through.extend(suspended(seconds));
         }
+        through
     }
 
     /// Gives each member a small disk of its own, in two rounds of three.
@@ -116,9 +123,9 @@ impl Ground {
             _ => (false, "small disks in memory"),
         };
         let mut disks = Disks { mounted: Vec::new(), kind };
-        for id in 1..=cluster.size() {
-            mount_disk(&cluster.disk(id), DISK_MIB, durable)?;
-            disks.mounted.push(cluster.disk(id));
+        for id in cluster.places().keys() {
+            mount_disk(&cluster.disk(*id), DISK_MIB, durable)?;
+            disks.mounted.push(cluster.disk(*id));
         }
         Ok(disks)
     }

@@ -1,9 +1,11 @@
 //! Who does it: one step after the other, each a fault or two, held for a while, and undone.
 //!
 //! What a step may do is limited by what the service promises: it never takes a store from a member unless all members are in sync, because
-//! two lost stores of three are more than it survives.
+//! two lost stores of three are more than it survives; and of what changes who is a member with which store there is one at a time.
+//! The changes of the list themselves are in `operator.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use lock_client::MemberStatus;
@@ -14,6 +16,7 @@ use super::fault::{Fault, Nodes, shape};
 use super::fleet::{Client, Crew};
 use super::ground::{Disks, Ground, client_node, member_node};
 use super::network::Shape;
+use super::operator::{Errand, farewell};
 use crate::lab::{Blow, Checked, Cluster, Failure, monotonic};
 use crate::simulator::dice::{Dice, MILLION};
 
@@ -53,11 +56,24 @@ pub(crate) struct Scene<'a> {
     /// Members whose disk was full: they may end by themselves.
     pub(crate) starved: BTreeSet<u64>,
     flapping: Option<Shape>,
+    /// A change of the list that is asked for.
+    pub(super) errand: Option<Errand>,
+    /// Members that were to be taken off the list, or given another store.
+    pub(super) asked_about: BTreeSet<u64>,
+    /// Whose store was in sync once: they learn of its removal, and end.
+    pub(super) joined: BTreeSet<u64>,
+    /// Who ended because the view of this number has no place for its store.
+    pub(super) dismissed: BTreeMap<u64, u64>,
+    /// Changes of the list that were made.
+    pub(super) changes: u64,
+    /// Starts of members, each under clocks that are drawn anew.
+    pub(super) starts: u64,
 }
 
 impl<'a> Scene<'a> {
     pub(crate) fn new(ground: &'a Ground, disks: Disks, cluster: Cluster, crew: Crew, dice: Dice) -> Scene<'a> {
         Scene {
+            joined: cluster.listed().clone(),
             ground,
             disks,
             cluster,
@@ -72,6 +88,11 @@ impl<'a> Scene<'a> {
             stopped: BTreeSet::new(),
             starved: BTreeSet::new(),
             flapping: None,
+            errand: None,
+            asked_about: BTreeSet::new(),
+            dismissed: BTreeMap::new(),
+            changes: 0,
+            starts: 0,
         }
     }
 
@@ -79,22 +100,33 @@ impl<'a> Scene<'a> {
     pub(crate) fn start_client(&mut self, slot: usize) -> Checked<Client> {
         let (number, seed) = (self.next_client, self.dice.number());
         self.next_client += 1;
-        self.crew.start(number, seed, &self.ground.client_entrance(slot))
+        let through = self.ground.client_entrance(slot, &mut self.dice);
+        self.crew.start(number, seed, &through)
     }
 
     /// A fault or two from these, held and undone.
     pub(crate) async fn step(&mut self, among: &[Fault]) -> Checked<()> {
-        let first = *self.dice.pick(among);
+        let members = self.cluster.listed().len();
+        let among: Vec<Fault> = among.iter().copied().filter(|fault| fault.suits(members)).collect();
+        if among.is_empty() {
+            return Ok(());
+        }
+        let first = *self.dice.pick(&among);
         let mut undone = self.strike(first).await?;
-        let others: Vec<Fault> =
-            among.iter().copied().filter(|other| !(first.is_of_network() && other.is_of_network())).collect();
-        if self.dice.chance(MILLION / 3) && !others.is_empty() {
+        let is_alike = |other: &Fault| {
+            (first.is_of_network() && other.is_of_network()) || (first.is_of_stores() && other.is_of_stores())
+        };
+        let others: Vec<Fault> = among.into_iter().filter(|other| !is_alike(other)).collect();
+        // A change of the list is more interesting while something else is wrong.
+        let share = if first.is_of_list() { MILLION / 3 * 2 } else { MILLION / 3 };
+        if self.dice.chance(share) && !others.is_empty() {
             let second = *self.dice.pick(&others);
             undone.extend(self.strike(second).await?);
         }
         let hold = self.hold_ms(first);
         self.hold(Duration::from_millis(hold)).await;
         self.undo(undone).await?;
+        self.conclude().await?;
         sleep(Duration::from_millis(self.dice.spread((1, 3000)))).await;
         Ok(())
     }
@@ -133,8 +165,15 @@ impl<'a> Scene<'a> {
         };
         let slot = self.dice.index(self.clients.len());
         let undo = match fault {
-            Fault::Kill | Fault::KillPrimary => self.kill(&[member]).await?,
-            Fault::KillAll => self.kill(&self.cluster.live()).await?,
+            Fault::Kill | Fault::KillPrimary => {
+                self.kill(&[member]).await?;
+                vec![Undo::Launch(member)]
+            }
+            Fault::KillAll => {
+                let all = self.cluster.live();
+                self.kill(&all).await?;
+                all.into_iter().map(Undo::Launch).collect()
+            }
             Fault::Stop | Fault::StopPrimary => {
                 self.cluster.signal(member, Signal::STOP)?;
                 self.stopped.insert(member);
@@ -158,10 +197,14 @@ impl<'a> Scene<'a> {
             Fault::RollingRestart => self.roll().await?,
             Fault::LostStore if !self.all_in_sync().await => return Ok(Vec::new()),
             Fault::LostStore => {
-                let undo = self.kill(&[member]).await?;
-                self.cluster.wipe(member)?;
-                undo
+                self.kill(&[member]).await?;
+                self.empty(member)?;
+                vec![Undo::Launch(member)]
             }
+            list if list.is_of_list() => match self.change_list(list).await? {
+                true => Vec::new(),
+                false => return Ok(Vec::new()),
+            },
             network => self.warp(network, member, slot),
         };
         *self.faults.entry(fault).or_default() += 1;
@@ -171,7 +214,8 @@ impl<'a> Scene<'a> {
 
     fn warp(&mut self, fault: Fault, member: u64, slot: usize) -> Vec<Undo> {
         let Some(network) = self.ground.network() else { return Vec::new() };
-        let members: Vec<u8> = (1..=self.cluster.size()).map(member_node).collect();
+        let running = self.cluster.live().into_iter().filter(|id| !self.cluster.listed().contains(id));
+        let members: Vec<u8> = self.cluster.listed().iter().copied().chain(running).map(member_node).collect();
         let clients: Vec<u8> = (0..self.clients.len()).map(client_node).collect();
         let nodes = Nodes { members: &members, clients: &clients };
         let victim = if fault == Fault::CutClient { client_node(slot) } else { member_node(member) };
@@ -184,7 +228,7 @@ impl<'a> Scene<'a> {
         vec![Undo::Heal]
     }
 
-    async fn kill(&mut self, members: &[u64]) -> Checked<Vec<Undo>> {
+    pub(super) async fn kill(&mut self, members: &[u64]) -> Checked<()> {
         for id in members {
             self.cluster.signal(*id, Signal::KILL)?;
         }
@@ -192,18 +236,29 @@ impl<'a> Scene<'a> {
             self.cluster.ended(*id).await?;
             self.stopped.remove(id);
         }
-        Ok(members.iter().map(|id| Undo::Launch(*id)).collect())
+        Ok(())
+    }
+
+    /// A dead member's store is lost.
+    pub(super) fn empty(&mut self, id: u64) -> Checked<()> {
+        self.joined.remove(&id);
+        self.cluster.wipe(id)
     }
 
     async fn roll(&mut self) -> Checked<Vec<Undo>> {
         for id in self.cluster.live() {
             // One that was started just now cannot obey yet, and one that is cut off for ever is not waited for.
-            if self.stopped.contains(&id) || !self.is_back(id).await {
+            if self.stopped.contains(&id) || !self.cluster.listed().contains(&id) || !self.is_back(id).await {
                 continue;
             }
-            self.cluster.stop(id, Blow::Term).await?;
-            self.launch(id)?;
-            self.is_back(id).await;
+            self.cluster.send(id, Blow::Term)?;
+            let status = self.cluster.ended(id).await?;
+            if status.success() {
+                self.launch(id)?;
+                self.is_back(id).await;
+            } else {
+                self.explain_end(id, status)?;
+            }
         }
         Ok(Vec::new())
     }
@@ -233,7 +288,7 @@ impl<'a> Scene<'a> {
             }
             self.note(&format!("over: {undo:?}"));
         }
-        self.raise_starved()
+        self.take_in_ends()
     }
 
     fn heal_network(&mut self) {
@@ -243,22 +298,33 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Starts those again that have ended because their disk was full; nobody else may have ended.
-    fn raise_starved(&mut self) -> Checked<()> {
+    /// Looks who has ended by itself.
+    pub(super) fn take_in_ends(&mut self) -> Checked<()> {
         for id in self.cluster.live() {
-            match self.cluster.has_ended(id)? {
-                Some(status) if self.starved.contains(&id) => {
-                    self.note(&format!("member {id} ended with {status}, its disk was full"));
-                    self.launch(id)?;
-                }
-                Some(status) => return Err(Failure::Wrong(format!("member {id} ended by itself with {status}"))),
-                None => {}
+            if let Some(status) = self.cluster.has_ended(id)? {
+                self.explain_end(id, status)?;
             }
         }
         Ok(())
     }
 
-    fn launch(&mut self, id: u64) -> Checked<()> {
+    /// Whose disk was full is started again, whose store has no place in the list is dismissed; nobody else may have ended.
+    fn explain_end(&mut self, id: u64, status: ExitStatus) -> Checked<()> {
+        let log = std::fs::read_to_string(self.cluster.log(id))?;
+        if let Some(view) = farewell(&log).filter(|_| self.asked_about.contains(&id)) {
+            self.note(&format!("member {id} ended: view {view} has no place for it"));
+            self.dismissed.insert(id, view);
+        } else if self.starved.contains(&id) {
+            self.note(&format!("member {id} ended with {status}, its disk was full"));
+            self.launch(id)?;
+        } else {
+            return Err(Failure::Wrong(format!("member {id} ended by itself with {status}")));
+        }
+        Ok(())
+    }
+
+    pub(super) fn launch(&mut self, id: u64) -> Checked<()> {
+        self.starts += 1;
         if let Some(place) = self.ground.place(id, &mut self.dice) {
             self.cluster.set_through(id, place.through);
         }
@@ -272,13 +338,15 @@ impl<'a> Scene<'a> {
         self.cluster.live().contains(&latest.primary).then_some(latest.primary).filter(|id| !self.stopped.contains(id))
     }
 
-    async fn all_in_sync(&self) -> bool {
-        let (size, statuses) = (self.cluster.size() as usize, self.cluster.statuses().await);
+    /// All members, and nobody else, in one view; and none is about to be one, or none.
+    pub(super) async fn all_in_sync(&self) -> bool {
+        let (listed, statuses) = (self.cluster.listed(), self.cluster.statuses().await);
         let views: BTreeSet<u64> = statuses.values().filter_map(|status| Some(status.view.as_ref()?.id)).collect();
         let is_in_sync = |status: &MemberStatus| {
-            status.serving && status.view.as_ref().is_some_and(|view| view.in_sync.len() == size)
+            status.serving && status.view.as_ref().is_some_and(|view| view.in_sync.iter().eq(listed))
         };
-        statuses.len() == size && views.len() == 1 && statuses.values().all(is_in_sync)
+        let all_answer = statuses.keys().eq(listed) && self.errand.is_none();
+        all_answer && views.len() == 1 && statuses.values().all(is_in_sync)
     }
 
     pub(crate) fn note(&mut self, what: &str) {

@@ -2,8 +2,9 @@
 //!
 //! Why not the kernel's own: its ways to lose and delay packets are modules that many machines do not have, and changing a link
 //! takes a process. Here a node's only interface is a TUN device whose other end this process holds, so what the switch does not
-//! pass on has not happened, in one direction, between two nodes, from one packet to the next. What is lost is sent again by
-//! TCP, as on any network; nobody gets an error.
+//! pass on has not happened, in one direction, between two nodes, from one packet to the next. What is lost, comes twice or is
+//! overtaken TCP sends again and puts right, as on any network; nobody gets an error, and what servers see of it is when bytes
+//! arrive, and when connections end.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -22,6 +23,8 @@ use crate::simulator::dice::{Dice, MILLION};
 pub(crate) const HUB: u8 = 254;
 /// Packets under way on a link; what is more is dropped, as by a router.
 const QUEUE_MAX: u32 = 500;
+/// For how long a packet is held back, or its twin, ms.
+const HELD_BACK_MS: (u64, u64) = (1, 30);
 const NODES: usize = 256;
 /// More than any packet of an interface with the usual 1500 bytes.
 const PACKET_BYTES: usize = 2048;
@@ -33,10 +36,26 @@ pub(crate) struct Link {
     pub(crate) cut: bool,
     /// So many packets in a million are lost.
     pub(crate) loss: u64,
+    /// So many arrive twice.
+    pub(crate) twice: u64,
+    /// So many are held back, and overtaken by those behind them.
+    pub(crate) overtaken: u64,
     /// Each packet is under way for a time from here ...
     pub(crate) delay_ms: (u64, u64),
     /// ... and waits for those before it: bytes per second; 0: as many as come.
     pub(crate) rate: u64,
+}
+
+/// Packets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traffic {
+    /// Passed on.
+    pub(crate) passed: u64,
+    pub(crate) dropped: u64,
+    /// Sent a second time.
+    pub(crate) twins: u64,
+    /// Held back.
+    pub(crate) overtaken: u64,
 }
 
 /// What is wrong, by sender and receiver.
@@ -58,6 +77,8 @@ struct Inner {
     wires: Mutex<Vec<Wire>>,
     passed: AtomicU64,
     dropped: AtomicU64,
+    twins: AtomicU64,
+    overtaken: AtomicU64,
 }
 
 /// A node's address.
@@ -78,6 +99,8 @@ impl Network {
             wires: Mutex::new(vec![wire; NODES * NODES]),
             passed: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            twins: AtomicU64::new(0),
+            overtaken: AtomicU64::new(0),
         };
         let network = Network(Arc::new(inner));
         let (ready, is_ready) = std::sync::mpsc::channel();
@@ -113,9 +136,15 @@ impl Network {
         self.shape(&Shape::new());
     }
 
-    /// Packets that were passed on, and dropped.
-    pub(crate) fn traffic(&self) -> (u64, u64) {
-        (self.0.passed.load(Ordering::Relaxed), self.0.dropped.load(Ordering::Relaxed))
+    /// So far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Traffic {
+            passed: read(&self.0.passed),
+            dropped: read(&self.0.dropped),
+            twins: read(&self.0.twins),
+            overtaken: read(&self.0.overtaken),
+        }
     }
 
     fn wires(&self) -> MutexGuard<'_, Vec<Wire>> {
@@ -145,34 +174,42 @@ impl Network {
             let packet = &packet[..len];
             let Some(to) = destination(packet) else { continue };
             let Some(port) = ports[usize::from(to)].clone() else { continue };
-            match self.due(from, to, len, &mut dice) {
-                None => {
-                    self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            let (first, twin) = self.due(from, to, len, &mut dice);
+            if first.is_none() {
+                self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            for due in [first, twin].into_iter().flatten() {
+                if due <= Instant::now() {
+                    self.pass(from, to, &port, packet);
+                    continue;
                 }
-                Some(due) if due <= Instant::now() => self.pass(from, to, &port, packet),
-                Some(due) => {
-                    let (network, packet) = (self.clone(), packet.to_vec());
-                    tokio::spawn(async move {
-                        sleep_until(due).await;
-                        network.pass(from, to, &port, &packet);
-                    });
-                }
+                let (network, port, packet) = (self.clone(), Arc::clone(&port), packet.to_vec());
+                tokio::spawn(async move {
+                    sleep_until(due).await;
+                    network.pass(from, to, &port, &packet);
+                });
             }
         }
     }
 
-    /// When a packet is through, or none where it is lost.
-    fn due(&self, from: u8, to: u8, len: usize, dice: &mut Dice) -> Option<Instant> {
+    /// When a packet is through, or none where it is lost; and when its twin is, where it arrives twice.
+    fn due(&self, from: u8, to: u8, len: usize, dice: &mut Dice) -> (Option<Instant>, Option<Instant>) {
         let (now, mut wires) = (Instant::now(), self.wires());
         let wire = &mut wires[at(from, to)];
         let link = wire.link;
         if link.cut || dice.chance(link.loss.min(MILLION)) || wire.under_way >= QUEUE_MAX {
-            return None;
+            return (None, None);
         }
-        wire.under_way += 1;
         let sending = (len as u64 * 1_000_000).checked_div(link.rate).map_or(Duration::ZERO, Duration::from_micros);
         wire.free_at = wire.free_at.max(now) + sending;
-        Some(wire.free_at + Duration::from_millis(dice.between(link.delay_ms)))
+        let mut due = wire.free_at + Duration::from_millis(dice.between(link.delay_ms));
+        let mut held_back = |share| dice.chance(share).then(|| Duration::from_millis(dice.between(HELD_BACK_MS)));
+        let (overtaken, twin) = (held_back(link.overtaken), held_back(link.twice));
+        due += overtaken.unwrap_or_default();
+        wire.under_way += 1 + u32::from(twin.is_some());
+        self.0.overtaken.fetch_add(u64::from(overtaken.is_some()), Ordering::Relaxed);
+        self.0.twins.fetch_add(u64::from(twin.is_some()), Ordering::Relaxed);
+        (Some(due), twin.map(|later| due + later))
     }
 
     fn pass(&self, from: u8, to: u8, port: &Tun, packet: &[u8]) {

@@ -13,6 +13,8 @@ pub struct Report {
     pub rounds: u64,
     /// How often each was done.
     pub faults: BTreeMap<Fault, u64>,
+    /// In the histories that were checked.
+    pub operations: u64,
     /// Users' calls for locks.
     pub calls: u64,
     /// Those that were granted.
@@ -31,8 +33,16 @@ pub struct Report {
     pub views: u64,
     /// Packets that the switch passed on ...
     pub passed: u64,
-    /// ... and dropped.
+    /// ... dropped ...
     pub dropped: u64,
+    /// ... sent twice ...
+    pub twins: u64,
+    /// ... and held back.
+    pub overtaken: u64,
+    /// Changes of the list of members that were made.
+    pub changes: u64,
+    /// Starts of members after the first, each under clocks drawn anew where that is possible.
+    pub starts: u64,
     /// For how long the probe was not served at the longest.
     pub longest_gap: Duration,
     /// From the last heal until all members were in sync, at the longest.
@@ -46,6 +56,7 @@ impl Report {
         for (fault, count) in &other.faults {
             *self.faults.entry(*fault).or_default() += count;
         }
+        self.operations += other.operations;
         self.calls += other.calls;
         self.grants += other.grants;
         self.probed += other.probed;
@@ -56,6 +67,10 @@ impl Report {
         self.views += other.views;
         self.passed += other.passed;
         self.dropped += other.dropped;
+        self.twins += other.twins;
+        self.overtaken += other.overtaken;
+        self.changes += other.changes;
+        self.starts += other.starts;
         self.longest_gap = self.longest_gap.max(other.longest_gap);
         self.longest_convergence = self.longest_convergence.max(other.longest_convergence);
     }
@@ -66,12 +81,13 @@ impl fmt::Display for Report {
         let faults: Vec<String> = self.faults.iter().map(|(fault, count)| format!("{fault} {count}")).collect();
         write!(
             f,
-            "{} rounds, {} histories linearizable, {} undecided; faults: {}; {} calls, {} granted, {} sessions; stores: {} writes, {} refused; probe: {} locks; {} views; \
-             {} packets, {} dropped; \
+            "{} rounds, {} histories linearizable, {} undecided, {} operations; faults: {}; {} calls, {} granted, {} sessions; stores: {} writes, {} refused; probe: {} locks; {} views, {} changes of the list, {} starts; \
+             {} packets, {} dropped, {} twice, {} held back; \
              longest without service {:.1?}, longest until in sync {:.1?}",
             self.rounds,
             self.rounds - self.undecided,
             self.undecided,
+            self.operations,
             faults.join(", "),
             self.calls,
             self.grants,
@@ -80,8 +96,12 @@ impl fmt::Display for Report {
             self.refused,
             self.probed,
             self.views,
+            self.changes,
+            self.starts,
             self.passed,
             self.dropped,
+            self.twins,
+            self.overtaken,
             self.longest_gap,
             self.longest_convergence
         )

@@ -67,13 +67,20 @@ pub async fn run_round(settings: &RoundSettings, ground: &Ground) -> Result<Repo
         Ok(scene) => scene,
         Err(failure) => return Err(Violation { what: failure.to_string(), evidence: PathBuf::new() }),
     };
-    let before = ground.network().map_or((0, 0), Network::traffic);
+    let traffic = || ground.network().map(Network::traffic).unwrap_or_default();
+    let before = traffic();
     let outcome = torment(settings, &mut scene).await;
-    let after = ground.network().map_or((0, 0), Network::traffic);
+    let after = traffic();
     if let Some(network) = ground.network() {
         network.heal();
     }
-    let outcome = outcome.map(|report| Report { passed: after.0 - before.0, dropped: after.1 - before.1, ..report });
+    let outcome = outcome.map(|report| Report {
+        passed: after.passed - before.passed,
+        dropped: after.dropped - before.dropped,
+        twins: after.twins - before.twins,
+        overtaken: after.overtaken - before.overtaken,
+        ..report
+    });
     outcome.map_err(|failure| {
         let evidence = settings.evidence.join(format!("seed-{}", settings.seed));
         let what = format!("{failure} (seed {}, {size} members on {})", settings.seed, scene.disks.kind);
@@ -87,6 +94,7 @@ pub async fn run_round(settings: &RoundSettings, ground: &Ground) -> Result<Repo
 async fn found<'a>(settings: &RoundSettings, ground: &'a Ground, size: u64, dice: &mut Dice) -> Checked<Scene<'a>> {
     let witness = settings.witness.unwrap_or(dice.below(3) == 0) && size >= 3;
     let mut cluster = Cluster::new(&settings.server, ground.places(size, witness, dice)?)?;
+    cluster.list(1..=size);
     let disks = ground.disks(&cluster, dice)?;
     for id in 1..=size {
         cluster.launch(id)?;
@@ -109,13 +117,11 @@ async fn found<'a>(settings: &RoundSettings, ground: &'a Ground, size: u64, dice
 }
 
 async fn torment(settings: &RoundSettings, scene: &mut Scene<'_>) -> Checked<Report> {
-    let size = scene.cluster.size();
     let books = scene.crew.books.clone();
     let probe = Probe::start(scene.crew.endpoints.clone());
     let in_namespaces = scene.ground.network().is_some();
     let all = if settings.only.is_empty() { Fault::value_variants() } else { settings.only.as_slice() };
-    let among: Vec<Fault> =
-        all.iter().copied().filter(|fault| fault.suits(size) && (in_namespaces || !fault.is_of_network())).collect();
+    let among: Vec<Fault> = all.iter().copied().filter(|fault| in_namespaces || !fault.is_of_network()).collect();
     everybody_is_served(scene, &books).await?;
     let until = Instant::now() + settings.time;
     while Instant::now() < until && !among.is_empty() {
@@ -126,7 +132,8 @@ async fn torment(settings: &RoundSettings, scene: &mut Scene<'_>) -> Checked<Rep
     }
     scene.note("all is healed");
     let healed_at = Instant::now();
-    let anywhere = views(1..=u64::MAX, 1..=size);
+    scene.converge().await?;
+    let anywhere = views(1..=u64::MAX, scene.cluster.listed().iter().copied());
     let agreed = scene.cluster.agree(&anywhere).await?;
     let converged = healed_at.elapsed();
     everybody_is_served(scene, &books).await?;
@@ -145,12 +152,12 @@ async fn torment(settings: &RoundSettings, scene: &mut Scene<'_>) -> Checked<Rep
     let longest_gap = probe.end().await;
     scene.cluster.settle(&anywhere).await?;
     no_bad_words(scene)?;
-    let book = books.open();
+    let mut book = books.open();
     if let Some(violation) = book.violation.clone() {
         return Err(Failure::Wrong(violation));
     }
-    book.calls.judge().map_err(Failure::Wrong)?;
-    let undecided = match locks::check(&book.calls.history(), View::Users) {
+    let history = book.calls.end();
+    let undecided = match locks::check(&history, View::Users) {
         Ok(()) => 0,
         Err(violation) if violation.is_undecided() => 1,
         Err(violation) => return Err(Failure::Wrong(violation.to_string())),
@@ -158,14 +165,17 @@ async fn torment(settings: &RoundSettings, scene: &mut Scene<'_>) -> Checked<Rep
     Ok(Report {
         rounds: 1,
         faults: scene.faults.clone(),
-        calls: book.calls.iter().count() as u64,
-        grants: book.calls.grants(),
+        operations: history.len() as u64,
+        calls: book.calls.count,
+        grants: book.calls.grants,
         probed,
-        sessions: book.sessions,
+        sessions: book.sessions.len() as u64,
         undecided,
         written: book.stores.written,
         refused: book.stores.refused,
         views: agreed.view,
+        changes: scene.changes,
+        starts: scene.starts,
         longest_gap,
         longest_convergence: converged,
         ..Report::default()
@@ -178,9 +188,11 @@ async fn everybody_is_served(scene: &Scene<'_>, books: &Books) -> Checked<()> {
 }
 
 fn no_bad_words(scene: &Scene<'_>) -> Checked<()> {
-    for id in (1..=scene.cluster.size()).filter(|id| !scene.starved.contains(id)) {
-        let log = fs::read_to_string(scene.cluster.log(id))?;
-        if let Some(line) = log.lines().find(|line| BAD_WORDS.iter().any(|word| line.contains(word))) {
+    for id in scene.cluster.places().keys().filter(|id| !scene.starved.contains(id)) {
+        // A spare may never have been started.
+        let log = fs::read_to_string(scene.cluster.log(*id)).unwrap_or_default();
+        let is_bad = |line: &&str| BAD_WORDS.iter().any(|word| line.contains(word)) && !scene.expects(*id, line);
+        if let Some(line) = log.lines().find(is_bad) {
             return Err(Failure::Wrong(format!("member {id} logs: {line}")));
         }
     }
@@ -191,12 +203,11 @@ fn no_bad_words(scene: &Scene<'_>) -> Checked<()> {
 fn keep(evidence: &Path, what: &str, scene: &Scene<'_>) -> std::io::Result<()> {
     fs::create_dir_all(evidence)?;
     fs::write(evidence.join("what.txt"), format!("{what}\n\n{}\n", scene.log.join("\n")))?;
-    let book = scene.crew.books.open();
-    let calls: Vec<String> = book.calls.iter().filter_map(|call| serde_json::to_string(call).ok()).collect();
-    fs::write(evidence.join("calls.jsonl"), calls.join("\n"))?;
-    book.calls.history().write(&mut fs::File::create(evidence.join("history.jsonl"))?)?;
-    for id in 1..=scene.cluster.size() {
-        fs::copy(scene.cluster.log(id), evidence.join(format!("member-{id}.log")))?;
+    let mut book = scene.crew.books.open();
+    fs::write(evidence.join("sessions.txt"), format!("sessions and their clients: {:?}\n", book.sessions))?;
+    book.calls.end().write(&mut fs::File::create(evidence.join("history.jsonl"))?)?;
+    for id in scene.cluster.places().keys().filter(|id| scene.cluster.log(**id).exists()) {
+        fs::copy(scene.cluster.log(*id), evidence.join(format!("member-{id}.log")))?;
     }
     Ok(())
 }

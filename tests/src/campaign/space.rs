@@ -108,6 +108,11 @@ pub(crate) fn older(seconds: u64) -> Vec<String> {
     ["unshare", "--time", "--boottime", &seconds, "--monotonic", &seconds, "--"].map(str::to_owned).into()
 }
 
+/// The same, for so many seconds of suspension: only the clock that counts those is ahead.
+pub(crate) fn suspended(seconds: u64) -> Vec<String> {
+    ["unshare", "--time", "--boottime", &seconds.to_string(), "--"].map(str::to_owned).into()
+}
+
 /// A disk of this size in a directory: on a medium that a power cut would not empty, or in memory.
 pub(crate) fn mount_disk(at: &Path, size_mib: u64, durable: bool) -> Checked<()> {
     let size = format!("{size_mib}M");

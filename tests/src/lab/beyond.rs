@@ -14,7 +14,8 @@ use lock_protocol::{Command, Outcome};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, sleep};
 
-use super::cluster::{Agreed, Blow, Cluster, DEADLINE, Expected, POLL, view};
+use super::agreement::{Agreed, Expected, view};
+use super::cluster::{Blow, Cluster, DEADLINE, POLL};
 use super::failure::{Checked, Failure, disturbed, wrong};
 use super::raw::RawSession;
 use super::stage::{Programs, Stage, Way};

@@ -1,27 +1,26 @@
 //! Real members: started, killed, started again, asked how they are.
 //!
-//! Why it is right: every child is killed and reaped when the cluster is dropped, however the scenario ended. Each wait has a
-//! deadline, and says what it saw last.
+//! Why it is right: every child is killed and reaped when the cluster is dropped, however the scenario ended. What they should come
+//! to is in `agreement.rs`.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::ops::RangeInclusive;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use lock_client::{MemberStatus, Role};
+use lock_client::MemberStatus;
 use rsm::BreakPoint;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::address::own_address;
-use super::failure::{Checked, Failure, disturbed, wrong};
+use super::failure::{Checked, Failure, wrong};
 
 /// Whatever has to happen happens within this, on a slow and busy machine too.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -74,32 +73,8 @@ pub struct Cluster {
     dir: TempDir,
     places: BTreeMap<u64, Place>,
     members: BTreeMap<u64, Option<Child>>,
-}
-
-/// What the members should agree on.
-#[derive(Clone, Debug)]
-pub struct Expected {
-    view: RangeInclusive<u64>,
-    primary: Vec<u64>,
-}
-
-/// The view of this number, whose primary is one of these, and in which all members are in sync.
-pub fn view(number: u64, primary: impl IntoIterator<Item = u64>) -> Expected {
-    views(number..=number, primary)
-}
-
-/// The same, for a number from this range.
-pub fn views(numbers: RangeInclusive<u64>, primary: impl IntoIterator<Item = u64>) -> Expected {
-    Expected { view: numbers, primary: primary.into_iter().collect() }
-}
-
-/// What they agree on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Agreed {
-    /// The view.
-    pub view: u64,
-    /// Its primary.
-    pub primary: u64,
+    /// Who counts as a member; the others are spares.
+    listed: BTreeSet<u64>,
 }
 
 impl Cluster {
@@ -135,7 +110,8 @@ impl Cluster {
             std::fs::create_dir(dir.path().join(format!("member-{id}")))?;
         }
         let members = places.keys().map(|id| (*id, None)).collect();
-        Ok(Cluster { server: server.to_path_buf(), dir, places, members })
+        let listed = places.keys().copied().collect();
+        Ok(Cluster { server: server.to_path_buf(), dir, places, members, listed })
     }
 
     /// How a member is to be started next; a witness stays one.
@@ -145,9 +121,19 @@ impl Cluster {
         }
     }
 
-    /// How many members there are, dead ones too.
-    pub fn size(&self) -> u64 {
-        self.members.len() as u64
+    /// All that have a place, dead ones and spares too.
+    pub fn places(&self) -> &BTreeMap<u64, Place> {
+        &self.places
+    }
+
+    /// Who is a member, dead ones too; at first all that have a place.
+    pub fn listed(&self) -> &BTreeSet<u64> {
+        &self.listed
+    }
+
+    /// From now on these are the members, as an operator sees it: in command lines, and for what they should agree on.
+    pub fn list(&mut self, listed: impl IntoIterator<Item = u64>) {
+        self.listed = listed.into_iter().collect();
     }
 
     /// A member's address.
@@ -155,7 +141,7 @@ impl Cluster {
         format!("{}:{}", self.places[&id].host, port(PORT, id))
     }
 
-    /// All members' addresses.
+    /// The addresses of all places.
     pub fn endpoints(&self) -> Vec<String> {
         self.members.keys().map(|id| self.endpoint(*id)).collect()
     }
@@ -179,14 +165,14 @@ impl Cluster {
         self.dir.path().join(format!("member-{id}.log"))
     }
 
-    /// Starts a member that does not run, on what its directory holds.
+    /// Starts a member that does not run, on what its directory holds. Its command line lists the members and itself.
     ///
     /// # Errors
     /// The system refuses the process.
     pub fn launch(&mut self, id: u64) -> Checked<()> {
         let kind = |id| if self.places[id].witness { "/witness" } else { "" };
-        let list: Vec<String> =
-            self.members.keys().map(|id| format!("{id}={}{}", self.endpoint(*id), kind(id))).collect();
+        let among = self.listed.iter().chain((!self.listed.contains(&id)).then_some(&id));
+        let list: Vec<String> = among.map(|id| format!("{id}={}{}", self.endpoint(*id), kind(id))).collect();
         let log = std::fs::File::options().create(true).append(true).open(self.log(id))?;
         let place = &self.places[&id];
         let mut program = place.through.iter().map(OsStr::new).chain([self.server.as_os_str()]);
@@ -206,12 +192,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Removes a dead member's directory: what it knew is lost.
+    /// Removes a dead member's directory, if it has one: what it knew is lost.
     ///
     /// # Errors
     /// The system does not let it.
     pub fn wipe(&self, id: u64) -> Checked<()> {
-        Ok(std::fs::remove_dir_all(self.data_dir(id))?)
+        match std::fs::remove_dir_all(self.data_dir(id)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Stops a member, and waits until it is gone.
@@ -341,140 +330,6 @@ impl Cluster {
         answered.into_iter().filter_map(|(id, status)| Some((id, status?))).collect()
     }
 
-    /// Waits until all that run serve in the same, expected view.
-    ///
-    /// # Errors
-    /// A later view came, another primary, or two members with different states; or it takes too long.
-    pub async fn agree(&self, expected: &Expected) -> Checked<Agreed> {
-        self.await_agreement(&self.live(), expected, false).await
-    }
-
-    /// The same, of these members only.
-    ///
-    /// # Errors
-    /// As [`Cluster::agree`].
-    pub async fn agree_among(&self, members: &[u64], expected: &Expected) -> Checked<Agreed> {
-        self.await_agreement(members, expected, false).await
-    }
-
-    /// Waits until all that run serve in the expected view, and have had the same state after the same op, one not below any that
-    /// was executed before.
-    ///
-    /// # Errors
-    /// As [`Cluster::agree`].
-    pub async fn settle(&self, expected: &Expected) -> Checked<Agreed> {
-        self.await_agreement(&self.live(), expected, true).await
-    }
-
-    async fn await_agreement(&self, among: &[u64], expected: &Expected, with_state: bool) -> Checked<Agreed> {
-        let deadline = Instant::now() + DEADLINE;
-        let mut states = States::default();
-        loop {
-            let mut statuses = self.statuses().await;
-            states.note(&statuses)?;
-            statuses.retain(|id, _| among.contains(id));
-            let agreed = self.judge(among.len(), expected, &statuses)?;
-            if let Some(agreed) = agreed
-                && (!with_state || states.are_one(&self.replicas(among)))
-            {
-                return Ok(agreed);
-            }
-            if Instant::now() > deadline {
-                return wrong(format!(
-                    "within {DEADLINE:?} the members did not come to {expected:?}: {}",
-                    told(&statuses)
-                ));
-            }
-            sleep(POLL).await;
-        }
-    }
-
-    fn replicas(&self, among: &[u64]) -> Vec<u64> {
-        among.iter().copied().filter(|id| !self.places[id].witness).collect()
-    }
-
-    fn judge(
-        &self,
-        count: usize,
-        expected: &Expected,
-        statuses: &BTreeMap<u64, MemberStatus>,
-    ) -> Checked<Option<Agreed>> {
-        let views: Vec<_> = statuses.values().filter_map(|status| status.view.as_ref()).collect();
-        if views.iter().any(|view| view.id > *expected.view.end()) {
-            return disturbed(format!("a view above {} was formed: {}", expected.view.end(), told(statuses)));
-        }
-        let all = statuses.len() == count && views.len() == count;
-        let serving = statuses.values().all(|status| status.serving);
-        let Some(first) = views.first() else { return Ok(None) };
-        if !all || !serving || views.iter().any(|view| view.id != first.id) || !expected.view.contains(&first.id) {
-            return Ok(None);
-        }
-        if views.iter().any(|view| view != first) {
-            return wrong(format!("members differ over view {}: {}", first.id, told(statuses)));
-        }
-        let is_last = first.id == *expected.view.end();
-        let in_sync: Vec<u64> = self.members.keys().copied().collect();
-        let (primary_fits, all_in_sync) = (expected.primary.contains(&first.primary), first.in_sync == in_sync);
-        if is_last && !(primary_fits && all_in_sync) {
-            let Expected { primary, .. } = expected;
-            return wrong(format!("the primary should be of {primary:?}, in sync {in_sync:?}: {}", told(statuses)));
-        }
-        if !primary_fits || !all_in_sync {
-            return Ok(None);
-        }
-        Ok(Some(Agreed { view: first.id, primary: first.primary }))
-    }
-
-    /// Watches that no view changes and nothing is committed.
-    ///
-    /// # Errors
-    /// One of them happened.
-    pub async fn stands_still(&self) -> Checked<()> {
-        let before = self.answering().await?;
-        let until = Instant::now() + WATCHED;
-        while Instant::now() < until {
-            for (id, now) in self.statuses().await {
-                let Some(then) = before.get(&id) else { continue };
-                if view_of(&now) != view_of(then) || now.commit_op != then.commit_op {
-                    return wrong(format!("without a majority member {id} went from {} to {}", line(then), line(&now)));
-                }
-            }
-            sleep(POLL).await;
-        }
-        Ok(())
-    }
-
-    /// The statuses of all that run, once all answer.
-    pub(crate) async fn answering(&self) -> Checked<BTreeMap<u64, MemberStatus>> {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let statuses = self.statuses().await;
-            if statuses.len() == self.live().len() {
-                return Ok(statuses);
-            }
-            if Instant::now() > deadline {
-                return wrong(format!("members do not answer; these do: {}", told(&statuses)));
-            }
-            sleep(POLL).await;
-        }
-    }
-
-    /// Watches that no view changes.
-    ///
-    /// # Errors
-    /// One did.
-    pub async fn keeps_view(&self, number: u64) -> Checked<()> {
-        let until = Instant::now() + WATCHED;
-        while Instant::now() < until {
-            let statuses = self.statuses().await;
-            if statuses.values().any(|status| view_of(status) != number) {
-                return disturbed(format!("view {number} was left for no reason: {}", told(&statuses)));
-            }
-            sleep(POLL).await;
-        }
-        Ok(())
-    }
-
     fn last_words(&self) -> String {
         let mut text = String::new();
         for id in self.members.keys() {
@@ -499,56 +354,6 @@ impl Drop for Cluster {
     }
 }
 
-/// States seen, by op and member.
-#[derive(Debug, Default)]
-struct States {
-    seen: BTreeMap<u64, BTreeMap<u64, String>>,
-    /// The highest op executed when the waiting began.
-    floor: Option<u64>,
-}
-
-impl States {
-    fn note(&mut self, statuses: &BTreeMap<u64, MemberStatus>) -> Checked<()> {
-        let highest = statuses.values().map(|status| status.applied_op).max().unwrap_or(0);
-        self.floor.get_or_insert(highest);
-        for (id, status) in statuses.iter().filter(|(_, status)| status.role != Role::Witness) {
-            let hashes = self.seen.entry(status.applied_op).or_default();
-            hashes.insert(*id, status.state_hash.clone());
-            if hashes.values().any(|hash| *hash != status.state_hash) {
-                return wrong(format!("states differ after op {}: {hashes:?}", status.applied_op));
-            }
-        }
-        Ok(())
-    }
-
-    fn are_one(&self, live: &[u64]) -> bool {
-        let floor = self.floor.unwrap_or(0);
-        self.seen.range(floor..).any(|(_, hashes)| live.iter().all(|id| hashes.contains_key(id)))
-    }
-}
-
 fn port(base: u16, id: u64) -> u16 {
     base + u16::try_from(id).unwrap_or(u16::MAX - base)
-}
-
-fn view_of(status: &MemberStatus) -> u64 {
-    status.view.as_ref().map_or(0, |view| view.id)
-}
-
-fn line(status: &MemberStatus) -> String {
-    let view = status.view.as_ref().map_or("no view".into(), |view| {
-        format!("view {} (primary {}, in sync {:?})", view.id, view.primary, view.in_sync)
-    });
-    format!(
-        "{view} as {:?}{}, applied {}, committed {}",
-        status.role,
-        if status.serving { "" } else { " not serving" },
-        status.applied_op,
-        status.commit_op
-    )
-}
-
-fn told(statuses: &BTreeMap<u64, MemberStatus>) -> String {
-    let lines: Vec<String> = statuses.iter().map(|(id, status)| format!("member {id}: {}", line(status))).collect();
-    if lines.is_empty() { "nobody answers".into() } else { lines.join("; ") }
 }

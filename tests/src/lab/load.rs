@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use lock_client::LockClient;
 
-use super::cluster::{Blow, view};
+use super::agreement::view;
+use super::cluster::Blow;
 use super::failure::{Checked, wrong};
 use super::stage::{Programs, Stage, Way};
 

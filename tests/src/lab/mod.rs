@@ -22,6 +22,7 @@
 #![expect(clippy::disallowed_methods, reason = "real processes live in real time; the bans are for the simulator")]
 
 mod address;
+mod agreement;
 mod beyond;
 mod cluster;
 mod failure;
@@ -35,8 +36,9 @@ mod stage;
 mod storm;
 mod suite;
 
+pub use agreement::{Agreed, Expected, view, views};
 pub use beyond::monotonic;
-pub use cluster::{Agreed, Blow, Cluster, Expected, Place, last_words, view, views};
+pub use cluster::{Blow, Cluster, Place, last_words};
 pub use failure::{Checked, Failure};
 pub use keeper::Keeper;
 pub use lock_tests::{LOCK_TESTS, LockTestSettings, run_lock_test};

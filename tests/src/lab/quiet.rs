@@ -4,7 +4,8 @@
 
 use rsm::BreakPoint;
 
-use super::cluster::{Blow, view};
+use super::agreement::view;
+use super::cluster::Blow;
 use super::failure::{Checked, wrong};
 use super::stage::{Programs, Stage, Way};
 

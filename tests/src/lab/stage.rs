@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::cluster::{Agreed, Blow, Cluster, Expected, WATCHED, view};
+use super::agreement::{Agreed, Expected, view};
+use super::cluster::{Blow, Cluster, WATCHED};
 use super::failure::{Checked, disturbed, wrong};
 use super::keeper::Keeper;
 use super::storm::{Storm, StormSettings};

@@ -21,6 +21,7 @@
 //!   are written once; after [`CONFIGURATIONS_MAX`] the search gives up, which is neither yes nor no.
 //! - One register per key, one lock per name; nothing spans keys.
 
+pub mod key_value;
 pub mod locks;
 mod register;
 mod search;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use plumeria_tests::linearizability::{Action, Answer, History, Operation, check};
+use plumeria_tests::linearizability::{Action, Answer, History, Operation, check, key_value};
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::{Rng, SeedableRng};
 use rsm::{Kind, MemberId, NodeSettings};
@@ -118,7 +118,7 @@ impl Client {
                 _ => Action::Get,
             };
             let called = self.clock.fetch_add(1, Ordering::SeqCst);
-            let answer = request(&self.endpoints, &line(key, &action)).await;
+            let answer = request(&self.endpoints, &key_value::request(key, &action)).await;
             let returned = read(&action, &answer).map(|answer| (self.clock.fetch_add(1, Ordering::SeqCst), answer));
             if let Some((_, Answer::Holds(held))) = &returned {
                 seen.insert(key, held.clone());
@@ -130,27 +130,10 @@ impl Client {
     }
 }
 
-fn line(key: u64, action: &Action<String>) -> String {
-    match action {
-        Action::Get => format!("get {key}"),
-        Action::Put(Some(value)) => format!("put {key} {value}"),
-        Action::Put(None) => format!("delete {key}"),
-        Action::Cas { expected, value } => {
-            let expected = expected.as_deref().unwrap_or_default();
-            format!("cas {key} {expected} {}", value.as_deref().unwrap_or_default())
-        }
-    }
-}
-
-fn read(action: &Action<String>, answer: &str) -> Option<Answer<String>> {
-    match (action, answer.split_once(' ').unwrap_or((answer, ""))) {
-        (_, ("unknown", _)) => None,
-        (Action::Get, ("none", _)) => Some(Answer::Holds(None)),
-        (Action::Get, ("value", value)) => Some(Answer::Holds(Some(value.to_owned()))),
-        (Action::Cas { .. }, ("differs" | "none", _)) => Some(Answer::Differs),
-        (Action::Put(_) | Action::Cas { .. }, ("ok", _)) => Some(Answer::Done),
-        _ => panic!("{action:?} was answered by {answer}"),
-    }
+/// None if nobody knows what became of it.
+fn read(action: &Action<String>, line: &str) -> Option<Answer<String>> {
+    let answer = (line != "unknown").then(|| key_value::answer(action, line));
+    answer.map(|answer| answer.unwrap_or_else(|| panic!("{action:?} was answered by {line}")))
 }
 
 async fn crashes(dir: &Path) -> History<u64, String> {

@@ -2,7 +2,7 @@
 //!
 //! Why what it records is true: an operation's call is stamped before it is made, its return after it was answered, and the
 //! end of a guard before the lock is let go. What is dropped on the way (a cancelled future, a panic) is recorded as an outcome
-//! that nobody knows.
+//! that nobody knows. What another process has stamped is given with its times.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,13 +28,22 @@ impl Recorder {
 
     /// An operation is called now.
     pub fn call(&self, lock: impl Into<String>, session: SessionId, action: Action) -> Call {
-        let operation = Operation { session: session.0, action, called: Recorder::now(), returned: None };
-        Call { recorder: self.clone(), lock: Some(lock.into()), operation }
+        self.call_at(lock.into(), session, action, Recorder::now())
+    }
+
+    fn call_at(&self, lock: String, session: SessionId, action: Action, called: u64) -> Call {
+        let operation = Operation { session: session.0, action, called, returned: None };
+        Call { recorder: self.clone(), lock: Some(lock), operation }
     }
 
     /// An acquire is called now.
     pub fn acquire(&self, lock: impl Into<String>, session: SessionId, mode: Mode) -> Call {
         self.call(lock, session, Action::Acquire { mode })
+    }
+
+    /// An acquire was called at this time.
+    pub fn acquire_at(&self, lock: impl Into<String>, session: SessionId, mode: Mode, called: u64) -> Call {
+        self.call_at(lock.into(), session, Action::Acquire { mode }, called)
     }
 
     /// A session has ended; its client counted on it until `since`, at most. `certain`: the service has said so by now.
@@ -68,24 +77,34 @@ pub struct Call {
 
 impl Call {
     /// The acquire was granted: the user has a guard.
-    pub fn granted(mut self, token: FencingToken) -> Guard {
-        let lock = self.finish(Answer::Granted { token: token.0 });
+    pub fn granted(self, token: FencingToken) -> Guard {
+        self.granted_at(token, Recorder::now())
+    }
+
+    /// The same, and it returned at this time.
+    pub fn granted_at(mut self, token: FencingToken, returned: u64) -> Guard {
+        let lock = self.finish(Answer::Granted { token: token.0 }, returned);
         Guard { recorder: self.recorder.clone(), lock: Some(lock), session: self.operation.session, token: token.0 }
     }
 
     /// The acquire was given up or refused, and never will be granted.
     pub fn withdrawn(self) {
-        self.answered(Answer::Withdrawn);
+        self.withdrawn_at(Recorder::now());
+    }
+
+    /// The same, and it returned at this time.
+    pub fn withdrawn_at(mut self, returned: u64) {
+        self.finish(Answer::Withdrawn, returned);
     }
 
     /// It was answered now.
     pub fn answered(mut self, answer: Answer) {
-        self.finish(answer);
+        self.finish(answer, Recorder::now());
     }
 
-    fn finish(&mut self, answer: Answer) -> String {
+    fn finish(&mut self, answer: Answer, returned: u64) -> String {
         let lock = self.lock.take().expect("a call is finished once, by a method that consumes it");
-        self.operation.returned = Some((Recorder::now(), answer));
+        self.operation.returned = Some((returned, answer));
         self.recorder.add(lock.clone(), self.operation.clone());
         lock
     }
@@ -117,9 +136,22 @@ impl Guard {
     }
 
     /// The guard was last seen valid at `last_valid`, and is gone by now.
-    pub fn lapsed(mut self, last_valid: u64) {
+    pub fn lapsed(self, last_valid: u64) {
+        self.lapsed_at(last_valid, Recorder::now());
+    }
+
+    /// The same, and it was gone by this time.
+    pub fn lapsed_at(self, last_valid: u64, gone: u64) {
+        self.end(last_valid, Some((gone.max(last_valid), Answer::Done)));
+    }
+
+    /// The guard was last seen valid at `last_valid`; its user will never say what became of it.
+    pub fn lost(self, last_valid: u64) {
+        self.end(last_valid, None);
+    }
+
+    fn end(mut self, last_valid: u64, returned: Option<(u64, Answer)>) {
         let lock = self.lock.take().expect("a guard ends once, by a method that consumes it");
-        let returned = Some((Recorder::now().max(last_valid), Answer::Done));
         let action = Action::Release { token: self.token };
         self.recorder.add(lock, Operation { session: self.session, action, called: last_valid, returned });
     }

@@ -3,7 +3,7 @@
 //! The machine is the example's own. What its clients saw is judged by the checker of linearizability at the end of the
 //! run. An operation whose client gave up waiting, or was told that nobody knows, has an unknown outcome.
 
-use crate::linearizability::{Action, Answer, History, Operation, Violation as NotLinearizable, check};
+use crate::linearizability::{Action, Answer, History, Operation, Violation as NotLinearizable, check, key_value};
 
 use super::super::dice::Dice;
 use super::super::invariants::{Check, Violation};
@@ -50,17 +50,11 @@ impl Book {
     /// # Errors
     /// The answer is none to such an operation.
     pub(crate) fn returned(&mut self, call: Call, answer: &[u8]) -> Check {
-        let text = String::from_utf8_lossy(answer).into_owned();
-        let told = match (&call.action, text.split_once(' ').unwrap_or((&text, ""))) {
-            (Action::Get, ("none", _)) => Answer::Holds(None),
-            (Action::Get, ("value", value)) => Answer::Holds(Some(value.to_owned())),
-            (Action::Cas { .. }, ("differs" | "none", _)) => Answer::Differs,
-            (Action::Put(None), ("none" | "ok", _)) | (Action::Put(_) | Action::Cas { .. }, ("ok", _)) => Answer::Done,
-            _ => {
-                let detail = format!("{:?} was answered by {text}", call.action);
-                return Err(Violation::new("an answer fits its request", detail));
-            }
-        };
+        let text = String::from_utf8_lossy(answer);
+        let told = key_value::answer(&call.action, &text).ok_or_else(|| {
+            let detail = format!("{:?} was answered by {text}", call.action);
+            Violation::new("an answer fits its request", detail)
+        })?;
         if let Answer::Holds(value) = &told {
             self.seen.insert(call.key, value.clone());
         }
@@ -96,16 +90,6 @@ impl Book {
 impl Call {
     /// The request's line.
     pub(crate) fn command(&self) -> Vec<u8> {
-        let key = self.key;
-        let line = match &self.action {
-            Action::Get => format!("get {key}"),
-            Action::Put(Some(value)) => format!("put {key} {value}"),
-            Action::Put(None) => format!("delete {key}"),
-            Action::Cas { expected, value } => {
-                let expected = expected.as_deref().unwrap_or_default();
-                format!("cas {key} {expected} {}", value.as_deref().unwrap_or_default())
-            }
-        };
-        line.into_bytes()
+        key_value::request(self.key, &self.action).into_bytes()
     }
 }
