@@ -109,7 +109,7 @@ impl Cell {
         decide: impl FnOnce(&mut CachedLock<Reply>, &mut Step<'_, Reply>) -> R,
     ) -> R {
         let mut effects = Vec::new();
-        let (result, forced, unsent, flushing) = {
+        let (result, forced, unsent, flushing, wanted) = {
             let mut cache = self.cache.lock();
             let mut outbox = shared.outbox.lock();
             let live = self.lease.live_epoch().is_some_and(|(epoch, _)| epoch == cache.epoch());
@@ -121,7 +121,7 @@ impl Cell {
             if forced {
                 self.forced.store(cache.forced().0, Ordering::Release);
             }
-            (result, forced, outbox.has_unsent(), cache.is_flushing())
+            (result, forced, outbox.has_unsent(), cache.is_flushing(), cache.is_wanted())
         };
         if unsent {
             shared.work.notify_one();
@@ -131,6 +131,9 @@ impl Cell {
         }
         if !flushing {
             shared.flushed.notify_waiters();
+        }
+        if !wanted && self.lease.is_orphaned() {
+            self.lease.changed.notify_waiters();
         }
         for effect in effects {
             self.carry_out(shared, effect);

@@ -8,9 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use crate::clock::{Clocks, boot_ns};
+use crate::sync::Notify;
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// Read by all, written by the clerk only.

@@ -11,7 +11,7 @@ use futures::future::{Either, select};
 use lock_protocol::{LockName, LockServiceClient, Notice, Outcome, Refusal, Renewed, Request, SessionId};
 use tarpc::client::RpcError;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::cache::{CachedLock, Step};
 use crate::cell::Reply;
@@ -23,8 +23,8 @@ use crate::lock_session::ending;
 use crate::outbox::Outbox;
 use crate::releaser::Releaser;
 use crate::session::{LeaseChange, Session};
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use crate::sync::{Mutex, Notify};
 use crate::table::Table;
 
 /// Local waiters of one client at most, as the server's own limit for a session.

@@ -1,4 +1,4 @@
-//! Mutexes and atomics: parking_lot's and the standard library's.
+//! Mutexes, atomics and notifications: parking_lot's, the standard library's and tokio's.
 //!
 //! Except in this crate's own unit tests: there each operation on one of them is a point at which a checker (shuttle) decides which
 //! thread goes on, and the names in the lock table are hashed alike each time, so that a schedule can be repeated. Nothing of that
@@ -7,10 +7,17 @@
 #[cfg(not(test))]
 pub(crate) use std::{hash::RandomState as Hasher, sync::atomic};
 
+#[cfg(test)]
+mod notify;
+
+#[cfg(test)]
+pub(crate) use notify::Notify;
 #[cfg(not(test))]
 pub(crate) use parking_lot::Mutex;
 #[cfg(test)]
 pub(crate) use shuttle::sync::atomic;
+#[cfg(not(test))]
+pub(crate) use tokio::sync::Notify;
 
 #[cfg(test)]
 pub(crate) type Hasher = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;

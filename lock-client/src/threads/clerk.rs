@@ -1,9 +1,8 @@
 //! The clerk of a schedule: the one thread on which a client's requests, notices and clock are looked after, with a model of the
 //! server at its hand, and another client that wants the same lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use lock_protocol::{Command, FencingToken, Mode, Notice, Renewed, Request, RequestNumber};
 use shuttle::future::{block_on, yield_now};
@@ -25,12 +24,14 @@ pub(super) struct Clerk {
     other_number: u64,
     /// Which request released which tenure.
     releases: BTreeMap<FencingToken, RequestNumber>,
+    /// Tenures that were ended by force, as far as the client was told.
+    forced: BTreeSet<FencingToken>,
     suspended: bool,
 }
 
 impl Clerk {
     pub(super) fn new(bench: Arc<Bench>) -> Self {
-        Clerk { bench, other_number: 0, releases: BTreeMap::new(), suspended: false }
+        Clerk { bench, other_number: 0, releases: BTreeMap::new(), forced: BTreeSet::new(), suspended: false }
     }
 
     /// Some random steps, then whatever is needed for every user to end.
@@ -67,7 +68,11 @@ impl Clerk {
     }
 
     fn heal(&mut self) {
-        if self.suspended || self.bench.mourners.load(Ordering::SeqCst) > 0 {
+        let mut runs_out = self.suspended;
+        for token in self.bench.take_mourned() {
+            runs_out |= thread_rng().gen_range(0..2) == 0 || !self.force_ours(token);
+        }
+        if runs_out {
             if !self.suspended {
                 self.run_out();
             }
@@ -118,9 +123,12 @@ impl Clerk {
         true
     }
 
-    /// A tenure is released by one request, however often that is sent.
+    /// A tenure is released by one request, however often that is sent. The end of one by force may be confirmed twice, which does no
+    /// harm: a lock of which no more is known may be forgotten in between.
     fn check_release(&mut self, request: &Request) {
-        if let Command::Release { token, .. } = request.command {
+        if let Command::Release { token, .. } = request.command
+            && !self.forced.contains(&token)
+        {
             let first = *self.releases.entry(token).or_insert(request.number);
             assert_eq!(first, request.number, "tenure {token} is released twice");
         }
@@ -138,6 +146,10 @@ impl Clerk {
             Told::Forced { token } => Notice::Forced { name: name(), token: FencingToken(token) },
         });
         let ours: Vec<Notice> = ours.collect();
+        self.forced.extend(ours.iter().filter_map(|notice| match notice {
+            Notice::Forced { token, .. } => Some(*token),
+            _ => None,
+        }));
         self.bench.shared.on_notices(ours);
     }
 
@@ -181,6 +193,16 @@ impl Clerk {
         });
         // Taken in before anything else is granted, as the server withholds the lock.
         self.notify();
+    }
+
+    /// False where the server knows no such tenure of ours.
+    fn force_ours(&mut self, token: FencingToken) -> bool {
+        let is_forced = self.server(|server| {
+            let which = server.holders.iter().position(|holder| (holder.0, holder.3) == (OURS, token.0));
+            which.map(|which| server.force(which)).is_some()
+        });
+        self.notify();
+        is_forced
     }
 
     /// The session's lease is over at the server, which is after it was over here.

@@ -13,7 +13,7 @@ use crate::cache::interleavings::Server;
 use crate::client::acquire;
 use crate::releaser::{Job, Work};
 use crate::shared::Shared;
-use lock_protocol::Mode;
+use lock_protocol::{FencingToken, Mode};
 
 /// What one user does, one after the other.
 const WISHES: usize = 2;
@@ -24,25 +24,24 @@ pub(super) struct Bench {
     pub(super) oracle: Arc<Oracle>,
     pub(super) server: Mutex<Server>,
     users: AtomicUsize,
-    /// Users that wait for their guard to die.
-    pub(super) mourners: AtomicUsize,
+    /// Tenures whose users wait for their guard to die, until the clerk has looked to it: once, so that nothing makes a lost
+    /// wake-up good.
+    mourned: Mutex<Vec<FencingToken>>,
     server_ends: AtomicUsize,
-    done: Notify,
     stop: Notify,
 }
 
 impl Bench {
     pub(super) fn new(shared: Arc<Shared>, oracle: Arc<Oracle>) -> Self {
         let zero = || AtomicUsize::new(0);
-        let (users, mourners, server_ends) = (zero(), zero(), zero());
+        let (users, server_ends) = (zero(), zero());
         Bench {
             shared,
             oracle,
             server: Mutex::default(),
             users,
-            mourners,
+            mourned: Mutex::default(),
             server_ends,
-            done: Notify::new(),
             stop: Notify::new(),
         }
     }
@@ -52,9 +51,7 @@ impl Bench {
     }
 
     fn leave(&self) {
-        if self.users.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.done.notify_one();
-        }
+        self.users.fetch_sub(1, Ordering::SeqCst);
         self.wake_clerk();
     }
 
@@ -62,8 +59,13 @@ impl Bench {
         self.users.load(Ordering::SeqCst)
     }
 
-    pub(super) async fn users_done(&self) {
-        self.done.notified().await;
+    fn mourn(&self, token: FencingToken) {
+        self.mourned.lock().expect("a thread that panics fails the whole schedule").push(token);
+        self.wake_clerk();
+    }
+
+    pub(super) fn take_mourned(&self) -> Vec<FencingToken> {
+        std::mem::take(&mut self.mourned.lock().expect("a thread that panics fails the whole schedule"))
     }
 
     pub(super) fn wake_clerk(&self) {
@@ -123,10 +125,8 @@ async fn wish(bench: &Bench, mode: Mode) {
     let id = bench.oracle.begin(&guard, &cell, held);
     match thread_rng().gen_range(0..8) {
         0 => {
-            bench.mourners.fetch_add(1, Ordering::SeqCst);
-            bench.wake_clerk();
+            bench.mourn(guard.token());
             guard.lost().await;
-            bench.mourners.fetch_sub(1, Ordering::SeqCst);
             assert!(!guard.is_valid());
         }
         pause => yields(pause).await,
