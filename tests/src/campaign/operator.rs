@@ -151,8 +151,12 @@ impl Scene<'_> {
         places.keys().copied().filter(|id| !listed.contains(id) && !live.contains(id) && fits(id)).collect()
     }
 
-    /// With everything healed: the change is made, or given up; then who runs is who is listed.
+    /// With everything healed: the change is made, or given up; then who runs is who is listed. Where nothing was asked for nobody
+    /// is waited for, so that the next fault meets members that are still busy with the last.
     pub(super) async fn conclude(&mut self) -> Checked<()> {
+        if self.errand.is_none() && self.dismissed.is_empty() {
+            return Ok(());
+        }
         if let Some(mut errand) = self.errand.take() {
             let what = format!("{:?}", errand.change);
             match timeout(GRACE, &mut errand.task).await {
@@ -170,7 +174,7 @@ impl Scene<'_> {
     pub(crate) async fn converge(&mut self) -> Checked<()> {
         let until = Instant::now() + PATIENCE;
         loop {
-            self.conclude().await?;
+            self.follow_list().await?;
             if self.all_in_sync().await || Instant::now() > until {
                 // If they are not, `Cluster::agree` will say how they are.
                 return Ok(());
@@ -193,10 +197,13 @@ impl Scene<'_> {
                 }
             }
             if Instant::now() > until {
+                let is_served = self.served_list().await.is_some();
                 let (live, listed) = (self.cluster.live(), self.cluster.listed());
-                return Err(Failure::Wrong(format!(
-                    "everything is healed, but {live:?} run where {listed:?} are members, within {PATIENCE:?}"
-                )));
+                let wrong = match is_served {
+                    true => format!("{live:?} run where {listed:?} are members"),
+                    false => format!("none of {live:?} serves in the latest view, or one does not answer"),
+                };
+                return Err(Failure::Wrong(format!("everything is healed, but within {PATIENCE:?} {wrong}")));
             }
             sleep(PAUSE).await;
         }
