@@ -1,11 +1,12 @@
 //! The command line. Whatever is wrong with it is told in one line, with what to do.
 
 use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use rsm::{Backend, Kind, MemberId, NodeSettings};
+use rsm::{Backend, Durability, Kind, MemberId, NodeSettings};
 use wire::Endpoint;
 
 use crate::ServerSettings;
@@ -14,6 +15,8 @@ use crate::ServerSettings;
 pub(crate) const EXIT_USAGE: u8 = 2;
 /// After a member's address, where it is one.
 const WITNESS: &str = "/witness";
+/// Where every Linux host has a tmpfs.
+const SHARED_MEMORY: &str = "/dev/shm";
 /// Data directories on these do not survive a loss of power: tmpfs, ramfs.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -48,9 +51,15 @@ pub(crate) struct ServeFlags {
     /// The cluster's name, the same for all members.
     #[arg(long, env = "LOCK_SERVER_NAME", default_value = "plumeria")]
     name: String,
-    /// What makes an op durable; nvm: a write-ahead log, flushed before each acknowledgement.
-    #[arg(long, env = "LOCK_SERVER_DURABILITY", default_value = "nvm")]
-    durability: String,
+    /// What the log and the snapshots survive, the same for all members. nvm: a loss of power, in persistent memory or files.
+    /// full-ss: the same, in files. epoch-ss: nothing, they are in memory and fetched from the others after each start. ring: the
+    /// end of the process, in shared memory. In the last two the cluster forgets all if a majority is lost at once.
+    #[arg(long, env = "LOCK_SERVER_DURABILITY", default_value_t, value_name = "MODE")]
+    durability: Durability,
+    /// Where the log is kept in the mode ring, on tmpfs. Without it, a directory of its own under /dev/shm, to be removed with
+    /// the data directory.
+    #[arg(long)]
+    memory_dir: Option<PathBuf>,
     /// The data directory may be in memory, and be gone after a loss of power.
     #[arg(long)]
     allow_volatile: bool,
@@ -119,9 +128,6 @@ impl ServeFlags {
         let (Some(id), Some(cluster), Some(data_dir)) = (self.id, &self.cluster, &self.data_dir) else {
             return Err("--id, --cluster and --data-dir are needed (see lock-server --help)".into());
         };
-        if self.durability != "nvm" {
-            return Err(format!("durability '{}' is not available: choose nvm", self.durability));
-        }
         let members = members(cluster)?;
         let Some((_, own, _)) = members.iter().find(|(member, ..)| *member == MemberId(id)) else {
             return Err(format!("member {id} is not in --cluster {cluster}: add it, or correct --id"));
@@ -131,11 +137,23 @@ impl ServeFlags {
         let node = NodeSettings {
             backend,
             allow_volatile: self.allow_volatile,
+            durability: self.durability,
+            memory_dir: self.memory_dir(id, data_dir),
             ring_bytes: self.log_mib << 20,
             snapshot_every_bytes: usize::try_from(self.log_mib << 18).unwrap_or(usize::MAX),
             ..NodeSettings::new(MemberId(id), self.name.clone(), members, data_dir)
         };
         Ok(ServerSettings { node, listen, listen_anywhere: self.insecure_listen_anywhere })
+    }
+
+    /// Clusters of one name on one host differ in their data directories.
+    fn memory_dir(&self, id: u64, data_dir: &Path) -> PathBuf {
+        let own = || {
+            let mut hasher = DefaultHasher::new();
+            std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned()).hash(&mut hasher);
+            Path::new(SHARED_MEMORY).join(format!("plumeria-{}-{id}-{:016x}", self.name, hasher.finish()))
+        };
+        self.memory_dir.clone().unwrap_or_else(own)
     }
 
     fn backend(&self, data_dir: &Path) -> Result<Backend, String> {
@@ -208,7 +226,10 @@ mod tests {
             (&["--id", "1", "--cluster", "127.0.0.1:1", "--data-dir", dir], "write ID=HOST:PORT"),
             (&["--id", "1", "--cluster", "1=a:1,1=b:2", "--data-dir", dir], "member 1 is in --cluster twice"),
             (&["--id", "1", "--cluster", "1=a:1,2=a:1", "--data-dir", dir], "have the same address"),
-            (&["--id", "1", "--cluster", list, "--data-dir", dir, "--durability", "ring"], "choose nvm"),
+            (
+                &["--id", "1", "--cluster", list, "--data-dir", dir, "--durability", "rong"],
+                "choose one of nvm, full-ss, epoch-ss, ring",
+            ),
             (&["--id", "1", "--cluster", list, "--data-dir", dir, "--listen", "here"], "write HOST:PORT"),
             (&["dev", "--replicas", "0"], "invalid value '0'"),
             (&["dev", "--id", "1"], "unexpected argument '--id'"),

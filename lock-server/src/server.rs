@@ -81,7 +81,7 @@ impl Server {
         let ServerSettings { node: node_settings, listen, listen_anywhere } = settings;
         let listener = bind(&listen, listen_anywhere).await?;
         let address = listener.address();
-        let mode = node_settings.mode.clone();
+        let mode = node_settings.durability.to_string();
         let runtime = runtime::Handle::current();
         let (pulse_sender, pulse) = watch::channel(Pulse::default());
         let (revoker, revoker_inlet) = outlet();

@@ -106,6 +106,27 @@ pub(crate) fn open(dir: &Path, backend: Backend) -> Result<Media<Native>, Error>
     media(dir, file, backend)
 }
 
+/// Removes the files of a store, once its lock is held. The store goes last, so that a crash leaves something to remove.
+pub(crate) fn remove(dir: &Path) -> Result<(), Error> {
+    let file = match OpenOptions::new().read(true).write(true).open(dir.join(STORE)) {
+        Ok(file) => Some(file),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
+        Err(source) => return Err(Error::Io { doing: "opening the store", source }),
+    };
+    if let Some(file) = &file {
+        lock(dir, file)?;
+    }
+    for name in [AREAS[0], AREAS[1], STORE] {
+        match fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound && error.kind() != io::ErrorKind::NotADirectory => {
+                return Err(Error::Io { doing: "removing the store", source: error });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn media(dir: &Path, file: File, backend: Backend) -> Result<Media<Native>, Error> {
     let opening = Error::io("opening the store");
     let area = |name: &str| {

@@ -47,6 +47,11 @@ impl Store<Native> {
     pub fn open(dir: &Path, options: &Options) -> Result<(Store, Recovery), Error> {
         Store::open_on(directory::open(dir, options.backend)?, options)
     }
+
+    /// Removes the store in a directory, whole or damaged, of whichever back end; nothing if there is none. Refuses if it is open.
+    pub fn remove(dir: &Path) -> Result<(), Error> {
+        directory::remove(dir)
+    }
 }
 
 impl<M: Medium> Store<M> {

@@ -171,6 +171,19 @@ fn shared_memory_is_mapped_on_tmpfs_only_and_called_volatile() {
 }
 
 #[test]
+fn a_removed_store_is_gone_and_one_in_use_is_not_removed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = options(Backend::File);
+    let store = Store::format(dir.path(), &options, identity()).expect("formatted");
+    assert!(matches!(Store::remove(dir.path()), Err(Error::Locked { .. })));
+    drop(store);
+    Store::remove(dir.path()).expect("removed");
+    assert!(matches!(Store::open(dir.path(), &options), Err(Error::NotFound { .. })));
+    Store::remove(dir.path()).expect("nothing to remove");
+    Store::format(dir.path(), &options, identity()).expect("formatted anew");
+}
+
+#[test]
 fn volatile_memory_from_before_the_last_boot_is_refused() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     drop(Store::format(dir.path(), &options(Backend::Shm), identity()).unwrap());

@@ -40,7 +40,7 @@ pub(crate) enum Ballotting {
 
 impl<V: Decree> Durable<V> {
     /// The state of a node that knows `last` as decided and has taken part in nothing since.
-    pub(crate) fn after(last: V) -> Self {
+    pub fn after(last: V) -> Self {
         Self { last, promised: None, vote: None, proposal: None, highest_round: 0 }
     }
 

@@ -55,6 +55,12 @@
 //! | S12 | A view adds, removes or counts in one slot; n changes only in the view after one that has started. | `view.rs`, `replica/membership.rs` |
 //! | S13 | A witness drops only what q replicas hold; the primary is always a replica. | `replica/witness.rs`, `replica/view_change.rs` |
 //!
+//! **Durability.** "Durable" in these rules means, for promises, votes and views, on stable storage, always. What it means for log and snapshots
+//! is chosen for the whole cluster ([`Durability`]): files or persistent memory, or the memory of the host or the process. A member that has lost
+//! its memory is another incarnation, whatever it has on stable storage (S10), and that is all that recovery without a disk needs: no quorum counts what an
+//! older incarnation said. The cost: a majority that is lost at once is lost for good, and a restart copies the state. So a planned stop waits until
+//! the others have it.
+//!
 //! **Cores decide, shells act.** [`Replica`] is a plain struct: it takes an [`Input`], fills an [`Output`] (persist, then send,
 //! then answer), and knows no clock, thread, socket or file. [`Node`] is the shell around it.
 //!
@@ -101,7 +107,8 @@ pub use replica::Replica;
 #[cfg(any(test, feature = "model"))]
 pub use replica::timeless;
 pub use shell::{
-    Answer, Answers, Backend, BreakPoint, FormatError, Handle, MemberService, Node, NodeSettings, PeerError, StartError,
+    Answer, Answers, Backend, BreakPoint, Durability, FormatError, Handle, MemberService, Node, NodeSettings,
+    PeerError, StartError,
 };
 
 /// For other shells: how records become durable in an [`nvm_log::Store`] on any medium, and what an opened one holds.

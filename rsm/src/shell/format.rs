@@ -7,13 +7,14 @@
 //! batch     frame kind 0; body = postcard of Vec<Vec<u8>>: count, then length and bytes of each command
 //! barrier   frame kind 1; body empty
 //! control   version 1 (one byte), then postcard of Control
+//!           where the log is in memory: version 2 (one byte), the incarnation (16 bytes), then the same
 //! snapshot  tag 1; the state machine's own bytes
 //! ```
 
 use nvm_log::Frame;
 use serde::{Serialize, Serializer};
 
-use crate::{Control, Entry, Payload, Viewstamp, octets};
+use crate::{Control, Entry, Incarnation, Payload, Viewstamp, octets};
 
 /// The mark of a snapshot in this format.
 pub(super) const SNAPSHOT_TAG: u64 = 1;
@@ -21,6 +22,7 @@ pub(super) const SNAPSHOT_TAG: u64 = 1;
 const BATCH: u8 = 0;
 const BARRIER: u8 = 1;
 const CONTROL_VERSION: u8 = 1;
+const LIFE_VERSION: u8 = 2;
 
 /// Why stored bytes cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +37,9 @@ pub enum FormatError {
         /// What this program writes.
         known: u64,
     },
+    /// Written in another durability mode.
+    #[error("it was made for another durability mode: start it with the mode of its cluster")]
+    Mode,
     /// Not what any version writes.
     #[error("the {what} is malformed: move the directory away, and start with an empty one as a new incarnation")]
     Malformed {
@@ -98,21 +103,47 @@ pub(super) fn control_blob(control: &Control) -> Vec<u8> {
     blob
 }
 
+/// The control record of one life of a member whose log is in memory, as a blob.
+pub(super) fn life_blob(incarnation: Incarnation, control: &Control) -> Vec<u8> {
+    let mut blob = vec![LIFE_VERSION];
+    blob.extend(incarnation.0.to_le_bytes());
+    blob.extend(encode(control));
+    blob
+}
+
+/// The blob's incarnation and control record.
+pub(super) fn life_of(blob: &[u8]) -> Result<(Incarnation, Control), FormatError> {
+    let rest = versioned(blob, LIFE_VERSION)?;
+    let (incarnation, rest) = rest.split_first_chunk().ok_or_else(malformed_control)?;
+    Ok((Incarnation(u128::from_le_bytes(*incarnation)), decode_control(rest)?))
+}
+
 /// The blob's control record.
 pub(super) fn control_of(blob: &[u8]) -> Result<Control, FormatError> {
-    let malformed = || FormatError::Malformed { what: "control record".into() };
-    let (version, rest) = blob.split_first().ok_or_else(malformed)?;
-    if *version != CONTROL_VERSION {
-        return Err(FormatError::Version {
-            what: "control record",
-            found: u64::from(*version),
-            known: u64::from(CONTROL_VERSION),
-        });
+    decode_control(versioned(blob, CONTROL_VERSION)?)
+}
+
+/// What follows the version, if that is the one.
+fn versioned(blob: &[u8], known: u8) -> Result<&[u8], FormatError> {
+    let (version, rest) = blob.split_first().ok_or_else(malformed_control)?;
+    match *version {
+        version if version == known => Ok(rest),
+        CONTROL_VERSION | LIFE_VERSION => Err(FormatError::Mode),
+        version => {
+            Err(FormatError::Version { what: "control record", found: u64::from(version), known: u64::from(known) })
+        }
     }
-    match postcard::take_from_bytes(rest) {
+}
+
+fn decode_control(bytes: &[u8]) -> Result<Control, FormatError> {
+    match postcard::take_from_bytes(bytes) {
         Ok((control, [])) => Ok(control),
-        _ => Err(malformed()),
+        _ => Err(malformed_control()),
     }
+}
+
+fn malformed_control() -> FormatError {
+    FormatError::Malformed { what: "control record".into() }
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
@@ -213,5 +244,21 @@ mod tests {
         for blob in [&[][..], &[1], &[1, 0], &[1, 0, 0, 0], &[1, 7, 7]] {
             assert!(matches!(control_of(blob), Err(FormatError::Malformed { .. })), "{blob:?}");
         }
+    }
+
+    #[test]
+    fn a_life_of_a_member_without_memory_has_these_bytes_for_ever() {
+        let golden = [&[2][..], &5u128.to_le_bytes(), &[1, 1, 0, 9, 1, 1, 1, 5, 3, b'a', b':', b'1', 0, 0, 0]].concat();
+        assert_eq!(life_blob(Incarnation(5), &control()), golden);
+        assert_eq!(life_of(&golden), Ok((Incarnation(5), control())));
+        for blob in [&[][..], &[2], &golden[..17], &golden[..20], &[golden.as_slice(), &[0]].concat()] {
+            assert!(matches!(life_of(blob), Err(FormatError::Malformed { .. })), "{blob:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_of_one_durability_mode_is_refused_in_another() {
+        assert_eq!(control_of(&life_blob(Incarnation(5), &control())), Err(FormatError::Mode));
+        assert_eq!(life_of(&control_blob(&control())), Err(FormatError::Mode));
     }
 }

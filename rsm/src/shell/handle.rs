@@ -15,10 +15,17 @@ use tokio::sync::{oneshot, watch};
 use super::answers::SUBMIT_ALL_MAX_COMMANDS;
 use super::inbox::{Answered, Ending, Inbox, Request};
 use super::incoming::Incoming;
-use crate::{Application, Change, ChangeError, Identity, MemberId, Rejection, Status};
+use crate::{Application, Change, ChangeError, Identity, MemberId, Rejection, Slot, Standing, Status};
 
 /// How long a clean stop waits until another member is primary.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+
+/// How long a clean stop of a member whose log is in memory waits until the others have it all.
+const LEAVING_MAX: Duration = Duration::from_secs(10);
+/// Until it is known that another's process is gone.
+const NOTICE: Duration = Duration::from_millis(100);
+/// Between two looks at them.
+const LEAVING_POLL: Duration = Duration::from_millis(20);
 
 /// How a member ended; `None` while it runs.
 pub(super) type Ended = Option<Result<(), String>>;
@@ -33,6 +40,8 @@ pub struct Handle {
 pub(super) struct Shared {
     pub(super) identity: Identity,
     pub(super) durability: String,
+    /// A stop of this member costs the cluster a copy of everything.
+    pub(super) is_volatile: bool,
     pub(super) inbox: Arc<Inbox>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) ended: watch::Receiver<Ended>,
@@ -157,8 +166,12 @@ impl Handle {
     }
 
     /// Stops the member in good order: hands over if it is primary (and waits for that up to a second), then writes out all that
-    /// waits. Returns when its threads have ended and its store is closed.
+    /// waits. Returns when its threads have ended and its store is closed. Where logs are in memory it waits first, up to ten seconds, until
+    /// all other members are in sync: two that are stopped in quick succession could be the majority that knew something.
     pub async fn stop(&self) {
+        if self.shared.is_volatile {
+            self.wait_for_others().await;
+        }
         if self.status().is_primary && self.hand_over(None) {
             let mut status = self.status_changes();
             let mut ended = self.shared.ended.clone();
@@ -174,6 +187,34 @@ impl Handle {
         }
         self.shared.inbox.end(Ending::Clean);
         drop(self.shared.ended.clone().wait_for(Option::is_some).await);
+    }
+
+    /// Waits until every other slot of the view is in sync; not for ever, since whoever stops it has his reasons.
+    async fn wait_for_others(&self) {
+        // A process that has just ended seems to be there until the system has said that its connection broke.
+        tokio::time::sleep(NOTICE).await;
+        let Some(other) = self.not_in_sync() else { return };
+        tracing::info!("the stop waits until member {other} is in sync: its log is in memory, as this one's is");
+        let in_sync = async {
+            while self.not_in_sync().is_some() {
+                tokio::time::sleep(LEAVING_POLL).await;
+            }
+        };
+        if tokio::time::timeout(LEAVING_MAX, in_sync).await.is_err() {
+            tracing::warn!("stopping although member {other} is not in sync: stop no other member before it is");
+        }
+    }
+
+    /// Another slot that is not in sync, or whose listed store is not connected: the process that had its memory may be gone.
+    fn not_in_sync(&self) -> Option<MemberId> {
+        let own = self.member();
+        let status = self.status();
+        let others = status.view.iter().flat_map(|view| &view.slots).filter(|slot| slot.member != own);
+        let is_there = |slot: &&Slot| {
+            let listed = Identity { member: slot.member, incarnation: slot.incarnation };
+            slot.standing == Standing::InSync && self.shared.incoming.is_connected(listed)
+        };
+        others.filter(|slot| !is_there(slot)).map(|slot| slot.member).next()
     }
 
     /// Arms a break point, for what happens from now on.

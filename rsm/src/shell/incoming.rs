@@ -64,6 +64,11 @@ impl Incoming {
         self.broken.load(Ordering::Relaxed)
     }
 
+    /// Whether this store's process has a connection to this one.
+    pub(super) fn is_connected(&self, store: Identity) -> bool {
+        self.newest.lock().contains_key(&(store.member, store.incarnation))
+    }
+
     /// One line for the other side, if it does not belong here.
     fn check(&self, hello: &Hello) -> Result<(), String> {
         let (own, cluster) = (self.context.identity.member, self.context.cluster.lock().0);
@@ -99,9 +104,14 @@ impl Incoming {
         connection.welcome(&Welcome::Accepted { cluster, member: self.context.identity.member.0 }).await?;
         let number = self.enter(from);
         let result = self.deliver_all(connection, from).await;
+        let was_newest = self.leave(from, number);
         match &result {
             Err(_) => drop(self.broken.fetch_add(1, Ordering::Relaxed)),
-            Ok(()) => self.gone(from, number),
+            // The connection broke. If the member has a newer one, that says nothing.
+            Ok(()) if was_newest && !self.context.break_points.is_armed(BreakPoint::Partition) => {
+                self.context.inbox.request(Request::Unreachable(from.member, Some(from.incarnation)));
+            }
+            Ok(()) => {}
         }
         result
     }
@@ -136,20 +146,15 @@ impl Incoming {
         *number
     }
 
-    /// The connection broke. If the member has a newer one, that says nothing.
-    fn gone(&self, from: Identity, number: u64) {
+    /// The connection is no more. Returns whether it was the member's newest.
+    fn leave(&self, from: Identity, number: u64) -> bool {
         let key = (from.member, from.incarnation);
-        let is_newest = {
-            let mut newest = self.newest.lock();
-            let is_newest = newest.get(&key) == Some(&number);
-            if is_newest {
-                newest.remove(&key);
-            }
-            is_newest
-        };
-        if is_newest && !self.context.break_points.is_armed(BreakPoint::Partition) {
-            self.context.inbox.request(Request::Unreachable(from.member, Some(from.incarnation)));
+        let mut newest = self.newest.lock();
+        let was_newest = newest.get(&key) == Some(&number);
+        if was_newest {
+            newest.remove(&key);
         }
+        was_newest
     }
 }
 
@@ -192,7 +197,9 @@ fn is_gone(error: &ChannelError<io::Error>) -> bool {
         | ChannelError::Flush(error)
         | ChannelError::Close(error) => error.kind(),
     };
-    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut | UnexpectedEof)
+    // The frame codec says so, with no kind of its own, where the stream ends within a frame: nothing that was sent is wrong.
+    let is_cut = chain(error).ends_with("bytes remaining on stream");
+    is_cut || matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut | UnexpectedEof)
 }
 
 /// The error and its causes, on one line.

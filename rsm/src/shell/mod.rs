@@ -28,6 +28,7 @@
 
 mod answers;
 mod break_point;
+mod durability;
 mod format;
 mod handle;
 mod inbox;
@@ -40,9 +41,12 @@ mod peer_tests;
 mod peers;
 mod record_writer;
 mod replica_thread;
+mod stable_control;
 mod store;
+mod volatile_store;
 
 pub use break_point::BreakPoint;
+pub use durability::Durability;
 pub use format::FormatError;
 pub use handle::{Answer, Answers, Handle};
 pub use incoming::PeerError;

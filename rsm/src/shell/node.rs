@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use wire::Endpoint;
 
 use super::break_point::{BreakPoint, BreakPoints};
+use super::durability::Durability;
 use super::format::FormatError;
 use super::handle::{Ended, Handle, Shared};
 use super::inbox::{Ending, Inbox};
@@ -21,7 +22,8 @@ use super::log_writer::{self, Writer};
 use super::peers::Peers;
 use super::record_writer::RecordWriter;
 use super::replica_thread::{Clock, ReplicaThread, ThreadState};
-use super::store;
+use super::store::{self, RecordStore};
+use super::volatile_store::{EpochStore, RingStore};
 use crate::limits::BATCH_MAX_BYTES;
 use crate::{
     Application, Founding, Kind, MEMBERS_MAX, MemberId, Recovered, Replica, Settings, StateMachine, Timing, View,
@@ -42,12 +44,14 @@ pub struct NodeSettings {
     pub members: Vec<(MemberId, Endpoint, Kind)>,
     /// Where its store is, or is to be.
     pub data_dir: PathBuf,
-    /// What the store is on.
+    /// What the store is on, in the modes in which the log is in the data directory.
     pub backend: Backend,
     /// Says yes to a back end that does not survive a loss of power.
     pub allow_volatile: bool,
-    /// Name of the durability mode, the same on all members.
-    pub mode: String,
+    /// What the log and the snapshots survive; the same on all members.
+    pub durability: Durability,
+    /// Where they are in [`Durability::Ring`]: a directory on tmpfs, this member's own.
+    pub memory_dir: PathBuf,
     /// Size of the log, bytes; counts when the store is formatted.
     pub ring_bytes: u64,
     /// A snapshot is taken when the log has grown by this much, bytes.
@@ -73,7 +77,8 @@ impl NodeSettings {
             data_dir: data_dir.into(),
             backend: Backend::File,
             allow_volatile: false,
-            mode: "nvm".into(),
+            durability: Durability::default(),
+            memory_dir: PathBuf::new(),
             ring_bytes: 64 << 20,
             snapshot_every_bytes: 16 << 20,
             timing: Timing::default(),
@@ -164,11 +169,39 @@ impl Node {
         runtime: tokio::runtime::Handle,
     ) -> Result<(Node, Handle), StartError> {
         check(&settings)?;
+        let NodeSettings { member, data_dir, memory_dir, backend, ring_bytes, .. } = &settings;
+        match settings.durability {
+            Durability::Nvm | Durability::FullSs => {
+                let options = Options { backend: *backend, ring_bytes: *ring_bytes, ..Options::default() };
+                let (store, recovered) = store::open(data_dir, &options, *member)?;
+                let log_bytes = store.ring_bytes();
+                let opened =
+                    Opened { name: store.backend(), inline: *backend == Backend::Shm, log_bytes, store, recovered };
+                Node::start_on(opened, settings, application, runtime)
+            }
+            Durability::EpochSs => {
+                let (store, recovered) = EpochStore::open(data_dir, *member)?;
+                let opened = Opened { name: "memory".into(), inline: true, log_bytes: *ring_bytes, store, recovered };
+                Node::start_on(opened, settings, application, runtime)
+            }
+            Durability::Ring => {
+                let (store, recovered) = RingStore::open(data_dir, memory_dir, *ring_bytes, *member)?;
+                let name = "shared memory".into();
+                let opened = Opened { name, inline: true, log_bytes: store.log_bytes(), store, recovered };
+                Node::start_on(opened, settings, application, runtime)
+            }
+        }
+    }
+
+    fn start_on<A: Application, S: RecordStore>(
+        opened: Opened<S>,
+        settings: NodeSettings,
+        application: A,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<(Node, Handle), StartError> {
         let clock = Clock::start();
-        let options = Options { backend: settings.backend, ring_bytes: settings.ring_bytes, ..Options::default() };
-        let (store, recovered) = store::open(&settings.data_dir, &options, settings.member)?;
-        let durability = store.backend();
-        let log_capacity_bytes = usize::try_from(store.ring_bytes()).unwrap_or(usize::MAX);
+        let Opened { store, name, inline, log_bytes, recovered } = opened;
+        let log_capacity_bytes = usize::try_from(log_bytes).unwrap_or(usize::MAX);
         let found = Found::of(&recovered);
         let replica = replica(&settings, recovered, application, log_capacity_bytes, clock)?;
 
@@ -187,13 +220,14 @@ impl Node {
         let links = links(&settings, replica.status().view.as_ref(), &context, runtime, ended.clone());
         let shared = Shared {
             identity: found.identity,
-            durability,
+            durability: name,
+            is_volatile: settings.durability.is_volatile(),
             inbox: Arc::clone(&inbox),
             status,
             ended: ended.clone(),
             incoming: Incoming::new(context),
         };
-        let (writer, log_writer) = writer(store, settings.backend, &inbox)?;
+        let (writer, log_writer) = writer(store, inline, &inbox)?;
         let thread = ReplicaThread {
             replica,
             clock,
@@ -230,6 +264,18 @@ impl Drop for Node {
             drop(thread.join());
         }
     }
+}
+
+/// An opened store, of whichever mode.
+struct Opened<S> {
+    store: S,
+    /// For people, as in "file, durable".
+    name: String,
+    /// A record is written faster than another thread wakes up.
+    inline: bool,
+    /// Room for the log.
+    log_bytes: u64,
+    recovered: Recovered,
 }
 
 /// What the shell itself needs of what was found.
@@ -272,6 +318,12 @@ fn check(settings: &NodeSettings) -> Result<(), StartError> {
     if settings.ring_bytes < RING_MIN_BYTES {
         return refuse(format!("the log has {} bytes: give it {RING_MIN_BYTES} at least", settings.ring_bytes));
     }
+    if settings.durability == Durability::FullSs && settings.backend != Backend::File {
+        return refuse(format!("the {} back end is no file: choose the file back end for full-ss", settings.backend));
+    }
+    if settings.durability == Durability::Ring && settings.memory_dir.as_os_str().is_empty() {
+        return refuse("ring keeps the log in shared memory: name a directory on tmpfs for it".into());
+    }
     if settings.backend == Backend::Shm && !settings.allow_volatile {
         return Err(StartError::Volatile(settings.backend));
     }
@@ -290,7 +342,7 @@ fn replica<A: StateMachine>(
     members.sort_by_key(|(id, ..)| *id);
     let address = members.iter().find(|(id, ..)| *id == settings.member).map_or_else(String::new, |own| own.1.clone());
     let core_settings = Settings {
-        founding: Founding { name: settings.cluster.clone(), members, mode: settings.mode.clone() },
+        founding: Founding { name: settings.cluster.clone(), members, mode: settings.durability.to_string() },
         address,
         timing: settings.timing,
         snapshot_every_bytes: settings.snapshot_every_bytes,
@@ -332,13 +384,13 @@ fn links(
 }
 
 /// Where records go, and the thread that writes them, if there is one.
-fn writer(
-    store: nvm_log::Store,
-    backend: Backend,
+fn writer<S: RecordStore>(
+    store: S,
+    inline: bool,
     inbox: &Arc<Inbox>,
-) -> Result<(Writer<nvm_log::Store>, Option<JoinHandle<()>>), StartError> {
+) -> Result<(Writer<S>, Option<JoinHandle<()>>), StartError> {
     let writer = RecordWriter::new(store);
-    if backend == Backend::Shm {
+    if inline {
         return Ok((Writer::Inline(writer), None));
     }
     let (groups, waiting) = log_writer::queue();

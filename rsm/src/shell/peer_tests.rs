@@ -266,9 +266,21 @@ fn garbage_closes_the_connection_and_is_counted() {
             let (mut connection, requests, incoming, served) = connected().await;
             connection.write_all(frame).await.expect("written");
             assert_garbage(served.await.expect("no panic"), "could not read");
-            assert_eq!(incoming.broken(), 1);
+            assert_eq!((incoming.broken(), incoming.is_connected(identity(1))), (1, false));
             assert!(requests.is_empty(), "garbage does not say that a process is gone");
         }
+    });
+}
+
+#[test]
+fn a_connection_that_ends_within_a_message_is_broken_and_not_garbage() {
+    run(async {
+        let (mut connection, requests, incoming, served) = connected().await;
+        connection.write_all(&[0, 0, 0, 9, 1, 2]).await.expect("written");
+        drop(connection);
+        served.await.expect("no panic").expect("a plain end");
+        assert_eq!((unreachable(&requests).await, incoming.broken()), (1, 0));
+        assert!(!incoming.is_connected(identity(1)), "or a stop would count on a process that is gone");
     });
 }
 

@@ -102,9 +102,7 @@ pub fn identity_of(identity: Identity) -> nvm_log::Identity {
 /// # Errors
 /// See [`Refusal`].
 pub fn recovered(recovery: Recovery, member: MemberId) -> Result<Recovered, Refusal> {
-    if recovery.identity.member != member.0 {
-        return Err(Refusal::OtherMember { found: MemberId(recovery.identity.member) });
-    }
+    check_member(&recovery, member)?;
     if let Outcome::Corrupt { ranges } = &recovery.outcome {
         let ops: Vec<String> = ranges.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
         return Err(Refusal::Damaged { ops: ops.join(", ") });
@@ -112,17 +110,33 @@ pub fn recovered(recovery: Recovery, member: MemberId) -> Result<Recovered, Refu
     Ok(decode(recovery)?)
 }
 
+pub(super) fn check_member(recovery: &Recovery, member: MemberId) -> Result<(), Refusal> {
+    match recovery.identity.member {
+        found if found == member.0 => Ok(()),
+        found => Err(Refusal::OtherMember { found: MemberId(found) }),
+    }
+}
+
+/// Opens the store in `dir`, or formats one where there is none.
+pub(super) fn open_or_format(
+    dir: &Path,
+    options: &Options,
+    member: MemberId,
+) -> Result<(Store, Recovery), nvm_log::Error> {
+    match Store::open(dir, options) {
+        Err(nvm_log::Error::NotFound { .. }) => {
+            let identity = Identity { member, incarnation: Incarnation(rand::random()) };
+            Store::format(dir, options, identity_of(identity))?;
+            Store::open(dir, options)
+        }
+        opened => opened,
+    }
+}
+
 /// Opens the member's store in `dir`, or formats one where there is none, and reads all that it holds.
 pub(super) fn open(dir: &Path, options: &Options, member: MemberId) -> Result<(Store, Recovered), StartError> {
     let in_dir = |error| StartError::Store { dir: dir.to_owned(), error };
-    let (store, recovery) = match Store::open(dir, options) {
-        Err(nvm_log::Error::NotFound { .. }) => {
-            let identity = Identity { member, incarnation: Incarnation(rand::random()) };
-            Store::format(dir, options, identity_of(identity)).map_err(in_dir)?;
-            Store::open(dir, options).map_err(in_dir)?
-        }
-        opened => opened.map_err(in_dir)?,
-    };
+    let (store, recovery) = open_or_format(dir, options, member).map_err(in_dir)?;
     if let Outcome::Uncertain { dropped_bytes } = &recovery.outcome {
         tracing::warn!(
             dropped_bytes,
@@ -136,7 +150,7 @@ pub(super) fn open(dir: &Path, options: &Options, member: MemberId) -> Result<(S
     }
 }
 
-fn start_error(refusal: Refusal, dir: PathBuf, member: MemberId) -> StartError {
+pub(super) fn start_error(refusal: Refusal, dir: PathBuf, member: MemberId) -> StartError {
     match refusal {
         Refusal::OtherMember { found } => StartError::OtherMember { dir, found, member },
         Refusal::Damaged { ops } => StartError::Damaged { dir, ops },
@@ -145,7 +159,7 @@ fn start_error(refusal: Refusal, dir: PathBuf, member: MemberId) -> StartError {
 }
 
 /// One line on what was found.
-fn report(dir: &Path, recovery: &Recovery) {
+pub(super) fn report(dir: &Path, recovery: &Recovery) {
     let snapshot_op = recovery.snapshot.as_ref().map_or(0, |(meta, _)| meta.op);
     let skipped = recovery.frames.iter().filter(|frame| frame.last_op() <= snapshot_op).count();
     tracing::info!(

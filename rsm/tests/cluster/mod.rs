@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rsm::{Application, Backend, Handle, Kind, MemberId, Node, NodeSettings, Rejection, StateMachine, Status};
+use rsm::{
+    Application, Backend, Durability, Handle, Kind, MemberId, Node, NodeSettings, Rejection, StateMachine, Status,
+};
 use tokio::task::{JoinHandle, JoinSet};
 use wire::{Endpoint, Listener};
 
@@ -76,6 +78,9 @@ pub(crate) struct Cluster {
     /// What each member stores; replicas where it does not say.
     pub(crate) kinds: Vec<Kind>,
     pub(crate) backend: Backend,
+    pub(crate) durability: Durability,
+    /// Where members keep their logs in shared memory.
+    pub(crate) memory_dir: PathBuf,
     pub(crate) snapshot_every_bytes: usize,
     pub(crate) members: BTreeMap<u64, Member>,
 }
@@ -101,7 +106,16 @@ impl Cluster {
     pub(crate) fn stopped(dir: &Path, endpoints: Vec<Endpoint>) -> Cluster {
         let (dir, members) = (dir.to_owned(), BTreeMap::new());
         let kinds = vec![Kind::Replica; endpoints.len()];
-        Cluster { dir, endpoints, kinds, backend: Backend::File, snapshot_every_bytes: 4 << 20, members }
+        Cluster {
+            dir,
+            endpoints,
+            kinds,
+            backend: Backend::File,
+            durability: Durability::Nvm,
+            memory_dir: PathBuf::new(),
+            snapshot_every_bytes: 4 << 20,
+            members,
+        }
     }
 
     pub(crate) async fn start_all(&mut self) {
@@ -110,13 +124,15 @@ impl Cluster {
         }
     }
 
-    fn settings(&self, id: u64) -> NodeSettings {
+    pub(crate) fn settings(&self, id: u64) -> NodeSettings {
         let members = (1..).zip(&self.endpoints).zip(&self.kinds);
         let members = members.map(|((id, at), kind)| (MemberId(id), at.clone(), *kind)).collect();
         NodeSettings {
             ring_bytes: 16 << 20,
             snapshot_every_bytes: self.snapshot_every_bytes,
             backend: self.backend,
+            durability: self.durability,
+            memory_dir: self.memory_dir.join(id.to_string()),
             allow_volatile: true,
             ..NodeSettings::new(MemberId(id), "test", members, self.dir.join(id.to_string()))
         }
@@ -143,12 +159,19 @@ impl Cluster {
     }
 
     pub(crate) async fn stop_all(&mut self) {
-        for (_, member) in std::mem::take(&mut self.members) {
-            member.handle.stop().await;
-            assert_eq!(member.node.wait().await, Ok(()));
-            member.accepting.abort();
-            drop(member.accepting.await);
+        let ids: Vec<u64> = self.members.keys().copied().collect();
+        for id in ids {
+            self.stop(id).await;
         }
+    }
+
+    /// Ends a member in good order.
+    pub(crate) async fn stop(&mut self, id: u64) {
+        let member = self.members.remove(&id).expect("it runs");
+        member.handle.stop().await;
+        assert_eq!(member.node.wait().await, Ok(()));
+        member.accepting.abort();
+        drop(member.accepting.await);
     }
 
     pub(crate) fn handle(&self, id: u64) -> &Handle {
