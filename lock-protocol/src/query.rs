@@ -108,6 +108,10 @@ pub enum Role {
     Witness,
     /// Did not answer (only in a summary over members).
     Unreachable,
+    /// Was added, catches up, and counts for nothing before it has; the same for a witness.
+    Learner,
+    /// The view that it knows does not list its store: it waits to be listed, or was removed and is about to stop.
+    Unlisted,
 }
 
 /// A view.

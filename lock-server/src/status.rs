@@ -22,7 +22,6 @@ pub(crate) fn member_status(handle: &Handle, mode: &str) -> MemberStatus {
     }
 }
 
-/// A store that the view does not list is on its way to be listed, as syncing.
 fn own_role(status: &Status) -> Role {
     if status.is_primary {
         return Role::Primary;
@@ -31,15 +30,16 @@ fn own_role(status: &Status) -> Role {
     let listed = status.view.as_ref().filter(|view| view.lists(identity.member, identity.incarnation));
     match listed.and_then(|view| view.slot(identity.member)) {
         Some(slot) => standing(slot),
-        None => Role::Syncing,
+        None => Role::Unlisted,
     }
 }
 
 fn standing(slot: &Slot) -> Role {
     match (slot.kind, slot.standing) {
+        (_, Standing::Learner) => Role::Learner,
         (Kind::Witness, _) => Role::Witness,
         (Kind::Replica, Standing::InSync) => Role::Backup,
-        (Kind::Replica, Standing::Syncing | Standing::Learner) => Role::Syncing,
+        (Kind::Replica, Standing::Syncing) => Role::Syncing,
     }
 }
 

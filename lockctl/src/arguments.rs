@@ -186,7 +186,7 @@ pub(crate) enum MembersAction {
         #[arg(long)]
         witness: bool,
     },
-    /// Take a member off the list for good. Keep its directory until 'lockctl members' lacks it.
+    /// Take a member off the list for good. Its process stops by itself; then its directory may go.
     Remove {
         /// Its number.
         id: u64,

@@ -304,6 +304,8 @@ fn role(role: Role) -> &'static str {
         Role::Syncing => "syncing",
         Role::Witness => "witness",
         Role::Unreachable => "unreachable",
+        Role::Learner => "learner",
+        Role::Unlisted => "unlisted",
     }
 }
 

@@ -52,7 +52,7 @@
 //! | S9 | Only what is committed is executed, in order, once; answers come out of the execution. | `replica/execution.rs` |
 //! | S10 | A lost store is another incarnation. Founding needs the word of all members. | `replica/founding.rs` |
 //! | S11 | One ballot carries one value; nothing rests on a proposal having failed. | `paxos`, `replica/views.rs` |
-//! | S12 | A view adds, removes or counts in one slot; n changes only in the view after one that has started. | `view.rs`, `replica/membership.rs` |
+//! | S12 | A view adds, removes or counts in one slot; n changes only in the view after one that has started. | `view.rs`, `replica/membership.rs`, `replica/leaving.rs` |
 //! | S13 | A witness drops only what q replicas hold; the primary is always a replica. | `replica/witness.rs`, `replica/view_change.rs` |
 //!
 //! **Durability.** "Durable" in these rules means, for promises, votes and views, on stable storage, always. What it means for log and snapshots
@@ -70,9 +70,8 @@
 //! - With one member more than an odd number nothing more may be down: four bear one failure, like three.
 //! - A witness keeps its log in memory, as replicas do; its room is bounded by the same setting.
 //! - A member that was removed while it was away stops only when it can reach a member that has been running since.
-//! - A member that is the first to know of its own removal, having proposed that view as somebody else's vote, stops before it tells
-//!   the others. They decide the same view again, but only with a majority of the old list: so its store is to be kept until
-//!   their list lacks it, and a volatile one is lost as if it had failed.
+//! - A removed member stops when a majority of those that stay know of it. Killed before that it counts as lost, should its vote have
+//!   been needed; one that reaches too few of them for about two minutes stops too, and says that its store is to be kept.
 //! - A damaged entry is not repaired from another member: a store that is damaged refuses to start, and its member
 //!   rejoins with an empty one.
 //! - A snapshot is taken in one go on the replica thread, and its newest image stays in memory for laggards.

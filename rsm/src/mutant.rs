@@ -31,6 +31,8 @@ pub enum Mutant {
     TwoSlotsInOneView,
     /// S12: a learner's acknowledgements commit.
     LearnerCounts,
+    /// A member that is removed stops as soon as it knows, told or untold the others.
+    LeavesUntold,
     /// S13: a witness drops what is committed, whoever holds it.
     WitnessDropsEarly,
     /// S13: a new primary asks the witness for all that it lacks, though others hold what the witness has dropped.
@@ -83,10 +85,11 @@ pub const MUTANTS: [(&str, Mutant); 11] = [
 ];
 
 /// Those of membership and witnesses, of the Paxos core, and three that an old tester is known to pass.
-pub const MORE_MUTANTS: [(&str, Mutant); 13] = [
+pub const MORE_MUTANTS: [(&str, Mutant); 14] = [
     ("changes-before-barrier", Mutant::ChangesBeforeBarrier),
     ("two-slots-in-one-view", Mutant::TwoSlotsInOneView),
     ("learner-counts", Mutant::LearnerCounts),
+    ("leaves-untold", Mutant::LeavesUntold),
     ("witness-drops-early", Mutant::WitnessDropsEarly),
     ("witness-log-alone", Mutant::WitnessLogAlone),
     ("paxos-answers-before-persist", Mutant::PaxosAnswersBeforePersist),

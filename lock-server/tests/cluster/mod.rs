@@ -144,6 +144,20 @@ impl Cluster {
         child.wait().expect("ended")
     }
 
+    /// How a member ended that nobody stopped; none while it runs.
+    pub(crate) fn has_ended(&mut self, id: usize) -> Option<ExitStatus> {
+        let status = self.members[id - 1].as_mut().expect("it was started").try_wait().expect("its parent may ask");
+        if status.is_some() {
+            self.members[id - 1] = None;
+        }
+        status
+    }
+
+    /// What a member has logged, in all its runs.
+    pub(crate) fn logged(&self, id: usize) -> String {
+        std::fs::read_to_string(self.log(id)).expect("its log")
+    }
+
     pub(crate) async fn status(&self, id: usize) -> Option<MemberStatus> {
         let client = dial(&self.endpoints[id - 1]).await.ok()?;
         call(client.status(context())).await.ok()

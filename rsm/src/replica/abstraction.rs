@@ -11,6 +11,7 @@
 //! | every moment, and the delays of a candidacy | now |
 //! | who was heard | everybody that the view lists, now |
 //! | the random generator, counts of failed attempts | the beginning |
+//! | how often a leaving member told the others | once: it never gives up |
 //! | a suspicion that has not led to a proposal | none: a later tick suspects again |
 //! | tokens of records | the same less what is durable: only their order counts |
 //! | how often a store asked to be listed | at most as often as it has to |
@@ -58,6 +59,7 @@ impl<M: StateMachine> Replica<M> {
                 backup.health = backup.health.map(without_time);
             }
             Role::Primary(primary) => forget_time_of_primary(primary, now),
+            Role::Leaving(leaving) => leaving.forget_time(now),
             Role::Retired { .. } => {}
         }
         self.lower_tokens()

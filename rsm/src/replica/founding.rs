@@ -220,7 +220,11 @@ impl<M: StateMachine> Replica<M> {
         if silent.is_empty() {
             "all members are new: the cluster is being founded".into()
         } else {
-            format!("its store is new: waits for an answer from member {}", silent.join(", "))
+            format!(
+                "its store is new: waits for an answer from member {}; one that knows the cluster is enough, so name a member \
+                 of now in --cluster",
+                silent.join(", ")
+            )
         }
     }
 }

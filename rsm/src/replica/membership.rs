@@ -6,7 +6,8 @@
 //!   seen to here: a view in which n changes is proposed only by a primary that *serves*, so its own view's barrier is committed.
 //!   (If it dies, another may put the same view forward: it was fit to follow when it was proposed, and still is.)
 //! - *A removed member cannot vote* (S1): the instance in which it had a vote is finished once the view without it is decided, and
-//!   the next one's acceptors do not know it. It learns of that view from anybody that it talks to, and stops.
+//!   the next one's acceptors do not know it. It learns of that view from anybody that it talks to, and stops once they do:
+//!   `leaving.rs`.
 //! - *At most once.* A change is a function of the view that it follows; the same change asked for again finds itself made,
 //!   and is refused. It is answered when the next view is entered: made, or certainly not, or unknown where views were
 //!   jumped over or this member stepped down with its proposal under way (S11: it may still be decided).
@@ -25,7 +26,7 @@ use super::Replica;
 use super::roles::{PendingChange, Role};
 #[cfg(any(test, feature = "mutants"))]
 use crate::mutant::Mutant;
-use crate::{Change, ChangeError, Kind, MemberId, Micros, Output, Rejection, Slot, Standing, StateMachine, Tag, View};
+use crate::{Change, ChangeError, Kind, Micros, Output, Rejection, Slot, Standing, StateMachine, Tag, View};
 
 /// A change that is not settled within this many stall times is answered as unknown (or refused, if never proposed).
 const CHANGE_PATIENCE: u64 = 5;
@@ -240,20 +241,5 @@ fn is_made(change: &Change, view: &View) -> bool {
         Change::Replace { address, .. } => {
             slot.is_some_and(|slot| slot.incarnation == crate::Incarnation::NOBODY && slot.address == *address)
         }
-    }
-}
-
-/// Why a store that was listed, and is not any more, stops.
-pub(super) fn farewell(me: MemberId, view: &View, listed_in: u64) -> String {
-    let number = view.number;
-    match view.slot(me) {
-        Some(_) => format!(
-            "view {number} lists another store for member {me} than this one (listed in view {listed_in}): it was \
-             replaced; remove this data directory to join anew"
-        ),
-        None => format!(
-            "view {number} lists no member {me} any more (view {listed_in} did): it was removed from the cluster; take it \
-             out of the other members' configuration, or have it added again with an empty data directory"
-        ),
     }
 }

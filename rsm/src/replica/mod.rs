@@ -11,6 +11,7 @@
 //! | `normal.rs` | batches, append, acknowledge, commit | S3, S8 |
 //! | `execution.rs` | executing, answering, comparing states, taking snapshots | S9 |
 //! | `membership.rs` | changes of the list of members that an operator asks for | S12 |
+//! | `leaving.rs` | a store that is no longer listed: what it owes the others before it stops | S1, S12 |
 //! | `witness.rs` | a member that holds the log's tail and no state | S13 |
 //! | `catch_up.rs` | what a laggard gets: log tail or snapshot | section 4 |
 //! | `recovery.rs` | what a member is when it starts, from what its store held | S8, S10 |
@@ -22,6 +23,7 @@ mod abstraction;
 mod catch_up;
 mod execution;
 mod founding;
+mod leaving;
 mod membership;
 mod normal;
 mod random;
@@ -145,6 +147,7 @@ impl<M: StateMachine> Replica<M> {
             Role::Backup(_) => self.tick_backup(now, out),
             Role::Primary(_) => self.tick_primary(now, out),
             Role::Retired { .. } => {}
+            Role::Leaving(_) => self.tick_leaving(now, out),
         }
         self.tick_candidacy(now, out);
         self.tick_transfer(now, out);

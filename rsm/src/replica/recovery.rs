@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::Replica;
+use super::leaving::Leaving;
 use super::random::Random;
 use super::roles::{Backup, Founder, Role};
 use crate::log::Log;
@@ -93,7 +94,11 @@ impl<M: StateMachine> Replica<M> {
             return;
         };
         if !view.lists(self.identity.member, self.identity.incarnation) {
-            return; // an outsider: another store of this member is listed, or none was yet
+            // A store that waits to be listed for the first time has heard nothing of the log.
+            if self.log.last() != Viewstamp::default() || self.snapshot.is_some() {
+                self.role = Role::Leaving(Leaving::new(None));
+            }
+            return;
         }
         let number = view.number;
         let is_primary = view.primary == self.identity.member;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::leaving::Leaving;
 use crate::limits::{OUTSTANDING_MAX_BYTES, WINDOW_ENTRIES};
 use crate::message::Health;
 use crate::{Change, Founding, Incarnation, MemberId, Micros, Slot, Tag, View, Viewstamp};
@@ -31,6 +32,8 @@ pub(super) enum Role {
         /// Whom it names as the next primary, where it knows somebody better than itself.
         successor: Option<MemberId>,
     },
+    /// Its store was listed, and is not any more: it stops when the others know.
+    Leaving(Leaving),
 }
 
 /// A store without a view: what the others said.

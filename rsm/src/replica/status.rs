@@ -38,6 +38,7 @@ impl<M: StateMachine> Replica<M> {
                 Some(reason) => format!("was refused as a member: {reason}"),
                 None => "its store is new: waits for the primary to list it as a member".into(),
             }),
+            Role::Leaving(leaving) => Some(leaving.waits_for(self.view().map_or(1, View::majority))),
             Role::Retired { .. } => {
                 Some("was primary before it restarted or stepped down: waits for the next view".into())
             }

@@ -117,7 +117,7 @@ impl<M: StateMachine> Replica<M> {
                 backup.stepped_down || backup.unreachable || (backup.silent && listened)
             }
             Role::Retired { .. } => true,
-            Role::Founding(_) | Role::Outsider { .. } | Role::Primary(_) => false,
+            Role::Founding(_) | Role::Outsider { .. } | Role::Primary(_) | Role::Leaving(_) => false,
         }
     }
 

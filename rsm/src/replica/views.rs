@@ -17,7 +17,7 @@
 use std::collections::BTreeSet;
 
 use super::roles::{Backup, Candidacy, Primary, Role};
-use super::{Identity, Replica, membership};
+use super::{Identity, Replica};
 use crate::{Incarnation, Kind, MemberId, Message, Micros, Output, Slot, Standing, StateMachine, View};
 
 /// A listed store that was heard within this many suspect times is alive: its double is refused.
@@ -30,11 +30,11 @@ const PROMOTION_LAG_OPS: u64 = 4096;
 
 impl<M: StateMachine> Replica<M> {
     pub(super) fn on_paxos(&mut self, now: Micros, from: Identity, message: paxos::Message<View>, out: &mut Output) {
-        if let paxos::Message::Decided { value } = &message
-            && !self.is_plausible(from, value)
-        {
-            return;
-        }
+        let told = match &message {
+            paxos::Message::Decided { value } if !self.is_plausible(from, value) => return,
+            paxos::Message::Decided { value } => Some(value.number),
+            _ => None,
+        };
         let Some(node) = &mut self.paxos else {
             if let paxos::Message::Decided { value } = message {
                 self.learn_first_view(now, value, out);
@@ -44,12 +44,16 @@ impl<M: StateMachine> Replica<M> {
         let sender = paxos::Sender { node: from.member.0, incarnation: from.incarnation.0 };
         let effects = node.on_message(sender, message);
         self.carry_out(now, effects, out);
+        if let Some(number) = told {
+            self.note_aware(from, number, out);
+        }
     }
 
     /// Whether what somebody calls a decided view can be one of this cluster. A decree is believed on one member's word; what
     /// cannot be is not, so that a confused or hostile process does not end the cluster with a single message. A view
     /// changes one slot at most (S12), so between two views no more members come and go than there are steps. A store without
-    /// a view only knows the cluster's name: who is a member is told by the view, and not by the configuration.
+    /// a view only knows the cluster's name: who is a member is told by the view, and not by the configuration. The one that
+    /// tells is listed there, or in the own view: a member may be the first to know of its own removal.
     fn is_plausible(&self, from: Identity, value: &View) -> bool {
         let of_this_cluster = match self.view() {
             Some(own) => {
@@ -61,13 +65,16 @@ impl<M: StateMachine> Replica<M> {
             }
             None => value.cluster.may_be_named(&self.settings.founding.name),
         };
-        of_this_cluster && value.lists(from.member, from.incarnation) && value.is_well_formed()
+        let is_member =
+            [self.view(), Some(value)].into_iter().flatten().any(|view| view.lists(from.member, from.incarnation));
+        of_this_cluster && is_member && value.is_well_formed()
     }
 
-    /// Persist, then send, then act on what was decided.
+    /// Persist, then send, then act on what was decided. What promises nothing leaves when it is durable that the last view
+    /// was entered: a leaving member rests on what it is told.
     pub(super) fn carry_out(&mut self, now: Micros, effects: paxos::Effects<View>, out: &mut Output) {
         let paxos::Effects { persist, send, decided } = effects;
-        let token = if persist { self.persist_control(out) } else { 0 };
+        let token = if persist { self.persist_control(out) } else { self.entered_token };
         for (to, message) in send {
             self.send_after(token, MemberId(to), Message::Paxos(message), out);
         }
@@ -99,11 +106,11 @@ impl<M: StateMachine> Replica<M> {
         self.heard.retain(|member, _| view.slot(*member).is_some());
         let me = self.identity.member;
         if !self.is_listed() {
-            if let Some(former) = was_listed_in {
-                self.fail(membership::farewell(me, &view, former), out);
-            }
-            self.role = Role::Outsider { asked_at: None, refused: None };
-            return;
+            return match (was_listed_in, &self.role) {
+                (Some(former), _) => self.begin_leaving(now, former, out),
+                (None, Role::Leaving(_)) => self.leave(out),
+                (None, _) => self.role = Role::Outsider { asked_at: None, refused: None },
+            };
         }
         self.listed_in = Some(view.number);
         self.entered_token = self.last_token; // the control record was the last thing asked for

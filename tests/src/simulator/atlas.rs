@@ -1,7 +1,7 @@
 //! Which stores may be lost: the cluster promises to keep everything while at most f of n slots are lost and not yet
 //! promoted again; a simulator that breaks this condition would only find what nobody promised.
 
-use rsm::View;
+use rsm::{Identity, View};
 
 use super::member::Member;
 
@@ -32,8 +32,18 @@ pub(crate) fn may_lose(members: &[Member], wiped: &[bool], last: Option<&View>, 
     }
     // A learner may be counted in at this moment; then it is one of those lost among one more.
     let counted = view.voters().count() + 1;
-    let is_learner = view.slot(rsm::MemberId(victim as u64 + 1)).is_some();
-    known && (!is_learner || lost < tolerated(counted))
+    if view.slot(rsm::MemberId(victim as u64 + 1)).is_some() {
+        return known && lost < tolerated(counted);
+    }
+    // A member that was taken off the list may hold a vote that decides so, until the others can do without it.
+    let aware = |slot: &&rsm::Slot| {
+        members.iter().map(|member| &member.store).any(|store| {
+            let Identity { member, incarnation } = store.identity;
+            slot.member == member && slot.incarnation == incarnation && store.durable.view() >= view.number
+        })
+    };
+    let is_member = members[victim].store.asked.control.config.is_some();
+    known && (!is_member || view.voters().filter(aware).count() >= view.majority())
 }
 
 /// Whether a voter may be taken off the list: those that are left bear what is lost already.

@@ -101,26 +101,16 @@ impl World {
         self.invariants.was_ever_listed(identity) && !self.invariants.last_view().is_some_and(listed)
     }
 
-    /// A dismissed process ends. Its operator empties the store once somebody on the new list knows of the list, and can tell the
-    /// others; until then the store may hold a vote that they need, and is started again.
+    /// A dismissed process ends, and its operator empties the store.
     pub(crate) fn dismiss(&mut self, index: usize) -> super::invariants::Check {
+        let member = &self.members[index];
+        let knows = member.known_view().map_or(0, |view| view.number);
+        self.invariants.is_not_needed(member.store.identity, knows)?;
         self.invariants.counters.hit("members that learned of their removal");
-        if !self.last_view_is_known() {
-            self.invariants.counters.hit("members that were the first to learn of their removal");
-            return self.crash_and_return(index);
-        }
         self.members[index].process = None;
         self.count_and_tell(index);
         self.empty_store(index);
         self.start_later(index);
         Ok(())
-    }
-
-    /// Whether a store that the last view lists knows it.
-    fn last_view_is_known(&self) -> bool {
-        let Some(last) = self.invariants.last_view() else { return false };
-        self.members.iter().map(|member| &member.store).any(|store| {
-            last.lists(store.identity.member, store.identity.incarnation) && store.durable.view() == last.number
-        })
     }
 }

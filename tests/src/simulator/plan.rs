@@ -7,7 +7,7 @@ use rsm::{Kind, Timing};
 
 use super::Options;
 use super::dice::{Dice, MILLION};
-use super::medium_plan::{Durability, MediumPlan};
+use super::medium_plan::MediumPlan;
 use super::workload::locks::LockPlan;
 
 /// What is replicated, and what clients do with it.
@@ -231,8 +231,7 @@ impl Plan {
         };
         plan.log_capacity_bytes = plan.medium.make_ring(plan.log_capacity_bytes);
         plan.faults.extend(MediumPlan::draw_faults(&mut media));
-        // A removed member whose memory ends with its process takes its vote along at once: see the limits.
-        if later.chance(300_000) && plan.medium.durability == Durability::Durable {
+        if later.chance(300_000) {
             let times = later.between((1, 4)) as usize;
             plan.faults.extend([Fault::Add, Fault::Remove, Fault::Replace].repeat(times));
             plan.spares = later.between((1, 2)) as usize;

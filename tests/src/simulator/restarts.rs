@@ -207,6 +207,14 @@ impl World {
         self.members[index].store = Store::format(identity, &self.plan.medium, self.mutation);
     }
 
+    /// A process whose store is empty ends: nothing is lost by it.
+    pub(crate) fn end_empty(&mut self, index: usize) {
+        self.invariants.counters.hit("crashes");
+        self.members[index].process = None;
+        self.empty_store(index);
+        self.count_and_tell(index);
+    }
+
     /// A member that is down finds its medium damaged: it recovers all, or refuses the store, and then its operator begins
     /// with an empty one.
     pub(crate) fn damage(&mut self, index: usize) -> Check {

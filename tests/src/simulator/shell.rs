@@ -1,7 +1,7 @@
 //! What a shell does with a core's output, in the order of the contract: persist, send, answer. And what is checked on
 //! the way.
 
-use rsm::{Control, Input, Message, Output, Record, Token};
+use rsm::{Input, Message, Output, Token};
 
 use super::invariants::{Check, Run, Violation};
 use super::plan::Workload;
@@ -47,15 +47,8 @@ impl World {
         for (tag, answer) in std::mem::take(&mut out.changes) {
             self.on_change_answered(tag, &answer);
         }
-        if out.fault.is_some() {
-            // Who decides a view as its proposer is the first to know of its own removal.
-            out.persist.iter().try_for_each(|record| match record {
-                Record::Control(Control { config: Some(config), .. }) => self.invariants.decided(&config.last),
-                _ => Ok(()),
-            })?;
-            if self.is_dismissed(index) {
-                return self.dismiss(index);
-            }
+        if out.fault.is_some() && self.is_dismissed(index) {
+            return self.dismiss(index);
         }
         self.check_output(index, count, &mut out)?;
         self.carry_out(index, out)

@@ -37,19 +37,30 @@ fn a_finished_instance_is_not_voted_on_again() {
     assert!(a_sleeper_decides_view_2_anew(Some(Mutant::PaxosVotesAgain)), "the scenario notices");
 }
 
-/// 1 and 2 decide view 2, whose outcome only 1 hears of; then 3 proposes another one to 2.
-fn a_vote_is_passed_over(mutant: Option<Mutant>) -> bool {
+/// 1 and 2 decide view 2, whose outcome only 1 hears of; 2 may vote in memory only.
+fn decided_in_secret(mutant: Option<Mutant>, in_memory: bool) -> Script {
     let mut script = Script::serving(3, mutant);
     script.isolate(3);
     script.lose(|_, to, message| to != 1 && matches!(message, Message::Paxos(paxos::Message::Decided { .. })));
+    script.hold_disk(2, in_memory);
     script.step(1, Input::HandOver { to: Some(MemberId(2)) });
     script.deliver();
-    assert_eq!(script.view(1).number, 2);
+    script
+}
+
+/// Then 3 proposes another one to 2.
+fn another_is_decided(mut script: Script) -> bool {
     script.heal();
     script.isolate(1);
     script.propose(3, 3);
     script.deliver();
     parted(&script, 1, 3)
+}
+
+fn a_vote_is_passed_over(mutant: Option<Mutant>) -> bool {
+    let script = decided_in_secret(mutant, false);
+    assert_eq!(script.view(1).number, 2);
+    another_is_decided(script)
 }
 
 #[test]
@@ -60,19 +71,10 @@ fn a_vote_that_was_told_is_put_forward() {
 
 /// 2 votes for view 2 and dies before its vote is stored; then it votes for another one.
 fn a_vote_is_forgotten(mutant: Option<Mutant>) -> bool {
-    let mut script = Script::serving(3, mutant);
-    script.isolate(3);
-    script.lose(|_, to, message| to != 1 && matches!(message, Message::Paxos(paxos::Message::Decided { .. })));
-    script.hold_disk(2, true);
-    script.step(1, Input::HandOver { to: Some(MemberId(2)) });
-    script.deliver();
+    let mut script = decided_in_secret(mutant, true);
     script.kill(2);
     script.start(2);
-    script.heal();
-    script.isolate(1);
-    script.propose(3, 3);
-    script.deliver();
-    parted(&script, 1, 3)
+    another_is_decided(script)
 }
 
 #[test]

@@ -3,42 +3,8 @@
 use std::sync::Arc;
 
 use super::script::{Journal, Script};
-use crate::mutant::Mutant;
 use crate::view::Fnv;
 use crate::{Entry, Identity, Incarnation, Input, MemberId, Message, Payload, StateMachine, Viewstamp};
-
-/// Member 2 holds two entries of view 1 that nobody else has; view 2 starts from members 1 and 3, without them. Does
-/// member 2, in view 2, ever acknowledge them?
-fn an_old_suffix_is_acknowledged(mutant: Option<Mutant>) -> bool {
-    let mut script = Script::serving(3, mutant);
-    script.commit("base");
-    script.converge();
-    script.isolate(3);
-    script.hold_disk(1, true);
-    script.submit(1, "x");
-    script.submit(1, "y");
-    script.deliver();
-    let stale = script.members[&2].status().last;
-    script.isolate(2);
-    script.kill(1);
-    script.heal();
-    script.isolate(2);
-    script.start(1);
-    script.run_until("members 1 and 3 serve", |script| script.primary().is_some());
-    script.heal();
-    script.heard = Some(Vec::new());
-    script.run(200);
-    let heard = script.heard.take().unwrap_or_default();
-    heard.iter().any(|(from, _, message)| {
-        matches!(message, Message::Ack { view, verified, .. } if *from == 2 && *view > 1 && *verified == stale)
-    })
-}
-
-#[test]
-fn m1_what_was_not_matched_in_this_view_is_not_acknowledged() {
-    assert!(!an_old_suffix_is_acknowledged(None));
-    assert!(an_old_suffix_is_acknowledged(Some(Mutant::AcksUnverified)), "the scenario notices");
-}
 
 /// Member 3 has acknowledged a, b and c, and knows none of them to be committed.
 fn acknowledged_and_not_executed() -> Script {

@@ -5,6 +5,7 @@
 //! | A view number is decided once; its parent is the view before. | Paxos; rule S1 | `views` |
 //! | Every in-sync set is a majority. | S6 | `views` |
 //! | A view changes at most one slot of the list, and majorities of neighbouring views meet. | S12 | `members` |
+//! | A removed member stops when a majority of the new list knows the view, or it had no vote for it. | S1, S12 | `members` |
 //! | Promise, vote, proposal and view never go back in a store. | S2, S11 | `promises` |
 //! | An entry is committed only while a majority of the view's in-sync members hold it durably, and the barrier. | S3 | `commit` |
 //! | At most one run of one member commits in a view. | S8 | `commit` |
@@ -53,7 +54,7 @@ mod views;
 
 use std::collections::BTreeMap;
 
-use rsm::{MemberId, View};
+use rsm::{Incarnation, MemberId, View};
 
 use super::counters::Counters;
 use super::ledger::Ledger;
@@ -88,6 +89,8 @@ pub(crate) struct Invariants {
     pub(crate) counters: Counters,
     pub(crate) locks: LockTruth,
     views: BTreeMap<u64, View>,
+    /// The highest view that each store ever held durably.
+    known: BTreeMap<Incarnation, u64>,
     /// Who served in a view, in which run.
     served: BTreeMap<u64, (MemberId, Run)>,
     last_server: Option<MemberId>,
@@ -102,6 +105,7 @@ impl Invariants {
             counters: Counters::default(),
             locks: LockTruth::default(),
             views: BTreeMap::new(),
+            known: BTreeMap::new(),
             served: BTreeMap::new(),
             last_server: None,
             answered: 0,

@@ -36,7 +36,9 @@ impl Invariants {
         }
         match record {
             Record::Control(control) | Record::Install { control, .. } => {
-                control.config.as_ref().map_or(Ok(()), |config| self.decided(&config.last))
+                let Some(config) = &control.config else { return Ok(()) };
+                self.knows_view(holder, config.last.number);
+                self.decided(&config.last)
             }
             _ => Ok(()),
         }
