@@ -1,7 +1,8 @@
 //! Operators: they add machines, take members off the list, and say that a store is lost.
 //!
 //! Why no run asks for more than is promised: while a change is under way no store is lost, and none is asked for that would
-//! leave too few whole stores. What a primary refuses is refused; where nobody knows, the last view tells.
+//! leave too few whole stores. What a primary refuses is refused. Where nobody knows, a vote may be left that has the change made
+//! much later: so it counts as under way until the next view, whatever that one is.
 
 use rsm::{Change, ChangeError, Input, MemberId, Standing, Tag};
 
@@ -18,13 +19,16 @@ const PATIENCE_US: u64 = 15_000_000;
 pub(crate) struct Changes {
     /// The last view whose list was looked at.
     looked_at: u64,
+    /// What was asked for, and until when it is waited for.
     under_way: Option<(Tag, u64)>,
+    /// Nobody answered, and this was the last view then.
+    unknown_in: Option<u64>,
 }
 
 impl World {
     /// Whether a change may be decided yet.
     pub(crate) fn is_changing(&self) -> bool {
-        self.changes.under_way.is_some_and(|(_, until)| self.now < until)
+        self.changes.under_way.is_some()
     }
 
     /// A change, where one makes sense.
@@ -70,7 +74,7 @@ impl World {
             Err(error) => *error != ChangeError::Unknown,
         };
         if is_known && self.changes.under_way.is_some_and(|(asked, _)| asked == tag) {
-            self.changes.under_way = None;
+            (self.changes.under_way, self.changes.unknown_in) = (None, None);
         }
         self.start_listed();
     }
@@ -78,6 +82,11 @@ impl World {
     /// Looks at the list whenever there is a new one: a change may be made though nobody heard so.
     pub(crate) fn look_at_list(&mut self) {
         let number = self.invariants.last_view().map_or(0, |view| view.number);
+        if self.changes.under_way.is_some_and(|(_, until)| self.now >= until)
+            && number > *self.changes.unknown_in.get_or_insert(number)
+        {
+            (self.changes.under_way, self.changes.unknown_in) = (None, None);
+        }
         if self.plan.spares > 0 && std::mem::replace(&mut self.changes.looked_at, number) != number {
             self.start_listed();
         }
