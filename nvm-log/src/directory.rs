@@ -99,7 +99,7 @@ pub(crate) fn open(dir: &Path, backend: Backend) -> Result<Media<Native>, Error>
     lock(dir, &file)?;
     let mut plain = FileMedium::new(file.try_clone().map_err(Error::io("opening the store"))?)
         .map_err(Error::io("opening the store"))?;
-    let stored = Superblock::read(&mut plain)?.backend;
+    let stored = Superblock::read(&mut plain)?.0.backend;
     if stored != backend {
         return Err(Error::OtherBackend { stored, asked: backend });
     }

@@ -118,6 +118,14 @@ pub enum Error {
         /// The limit.
         limit_bytes: u64,
     },
+    /// Ops of the log were found damaged at the opening. Until they are repaired the log takes nothing else.
+    #[error("ops {first_op} to {last_op} of the log are damaged: repair them from a peer, or install a snapshot")]
+    Unrepaired {
+        /// The first op that may be missing.
+        first_op: u64,
+        /// The log's last op, as far as it is known.
+        last_op: u64,
+    },
     /// The size of the ring asked for cannot be had.
     #[error("the ring cannot have {bytes} bytes: choose a multiple of 4096 from 16384 to 68719476736")]
     RingSize {
@@ -185,6 +193,7 @@ mod tests {
             Error::Poisoned,
             Error::Full { need_bytes: 2, free_bytes: 1 },
             Error::TooLarge { what: "control blob", bytes: 2, limit_bytes: 1 },
+            Error::Unrepaired { first_op: 3, last_op: 5 },
             Error::RingSize { bytes: 3 },
             Error::NotContiguous { first_op: 3, count: 1, previous_op: 2, last_op: 1 },
             Error::OutOfRange { doing: "release", op: 9, low: 1, high: 2 },

@@ -5,18 +5,18 @@
 //! it allocate: a length is believed only after the checksum over it, and is then still compared with the medium.
 
 /// Version of the format, in the superblock. A change of any offset here is a new version.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// The unit of everything outside the ring, in bytes.
 pub(crate) const PAGE: u64 = 4096;
 /// The two copies of the superblock, in different pages.
 pub(crate) const SUPERBLOCKS: [u64; 2] = [0x0000, 0x1000];
-/// The two witness lines. The rest of both pages is reserved for a witness ring.
+/// The two witness lines, in different pages.
 pub(crate) const WITNESSES: [u64; 2] = [0x2000, 0x3000];
 /// The control copies: `CONTROLS[slot][copy]`. The copies of a slot do not touch, so that one bad page spoils one copy.
 pub(crate) const CONTROLS: [[u64; 2]; 2] = [[0x4000, 0xe000], [0x9000, 0x1_3000]];
 /// Space of one control copy, in bytes.
 pub(crate) const CONTROL_BYTES: u64 = 0x5000;
-/// First byte after the fixed parts; the sparse index will lie between here and the ring.
+/// First byte after the fixed parts.
 pub(crate) const FIXED_END: u64 = 0x1_8000;
 /// Where a ring of at least this size begins, so that huge pages can map it.
 pub(crate) const HUGE_PAGE: u64 = 2 << 20;

@@ -59,10 +59,10 @@
 //! # Limits of this implementation
 //!
 //! - No directly mapped persistent memory yet: the media are a file, tmpfs and a simulation. Fields are reserved for it.
-//! - Opening reads the whole ring once, to look for evidence of damage beyond the tail; an index will shorten that.
+//! - An opening reads up to 4 MiB beyond the log's end, to look for evidence of damage; after damage to a witness line, the whole ring.
 //! - With [`Witness::Lazy`], damage to the frames of the very last flush before a loss of power can look like a torn tail. `close`, any later flush, or
 //!   [`Witness::Sync`] leaves no doubt. A crash of the process alone never does.
-//! - After damage the frames beyond it are not returned, even if they are whole: the caller fetches all from a peer.
+//! - After damage that lost ops the log takes nothing but its repair ([`Store::repair`]) or a snapshot that replaces it.
 //! - A checksum is no signature. Whoever can write the medium can forge its contents; the worst that forged bytes do is to be believed.
 //! - A store is not `Sync`, and one process writes it. Batches are gathered by the caller; frames that one flush covers are the group.
 //! - A mapped file that someone shortens ends the process with SIGBUS.
@@ -78,12 +78,17 @@ pub mod medium;
 pub mod mutation;
 #[cfg(not(feature = "mutants"))]
 mod mutation;
+mod opening;
 mod options;
 mod recovery;
+mod repair;
 mod ring;
+mod scanner;
+mod scrub;
 mod shm;
 pub mod sim;
 mod snapshot;
+mod statistics;
 mod store;
 mod superblock;
 mod witness;
@@ -98,6 +103,8 @@ pub use file::FileMedium;
 pub use frame::Frame;
 pub use options::{Backend, Options, Witness};
 pub use recovery::{Outcome, Recovery, SnapshotMeta};
+pub use scrub::{Finding, Scrubbed};
 pub use shm::ShmMedium;
+pub use statistics::Statistics;
 pub use store::Store;
 pub use superblock::Identity;

@@ -30,7 +30,33 @@ pub enum Mutation {
     BelieveUnflushed,
     /// A frame does not say how far the log was durable, and neither do control records and witness lines.
     NoWitness,
+    /// Where the snapshot lets reading begin is believed, whatever is found there.
+    TrustedIndex,
+    /// A repair leads around the damage before it is durable itself.
+    BridgeBeforeRepair,
+    /// What a witness line says of the log's reach is believed of one line alone.
+    LoneReach,
 }
+
+/// Every one of them, for the crash enumerator.
+#[cfg(test)]
+pub(crate) const ALL: [Mutation; 15] = [
+    Mutation::NoChain,
+    Mutation::SameEpoch,
+    Mutation::RewindingTruncate,
+    Mutation::SingleControlSlot,
+    Mutation::ControlBeforeFrames,
+    Mutation::NoFlush,
+    Mutation::NoBodyChecksum,
+    Mutation::NoLap,
+    Mutation::EagerReuse,
+    Mutation::SwitchBeforeSnapshot,
+    Mutation::BelieveUnflushed,
+    Mutation::NoWitness,
+    Mutation::TrustedIndex,
+    Mutation::BridgeBeforeRepair,
+    Mutation::LoneReach,
+];
 
 /// Those that a whole cluster has shown, with their names on the command line. The others were not seen in a hundred seeds
 /// of the simulator: they need coincidences that only the crash enumerator brings about.

@@ -57,10 +57,12 @@ pub struct Options {
     pub ring_bytes: u64,
     /// When the witness line is flushed.
     pub witness: Witness,
+    /// Begin reading at the first batch that the newest snapshot does not contain, and leave out the frames before it. Only for opening.
+    pub skip_covered: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { backend: Backend::File, ring_bytes: 64 << 20, witness: Witness::Lazy }
+        Options { backend: Backend::File, ring_bytes: 64 << 20, witness: Witness::Lazy, skip_covered: false }
     }
 }

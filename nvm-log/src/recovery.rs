@@ -11,23 +11,26 @@
 //! Durable once is said by the control record, by the witness line, or by a whole header further on that was made after
 //! a flush beyond the place. All three are stored only after that flush succeeded, so none can say it wrongly.
 //!
-//! A dropped tail cannot come back. The control record that recovery writes before it returns names a new epoch and the tail's
+//! **After damage** the scan goes on at the next whole frame. It names the op before its own and that op's view; so either nothing of worth is
+//! lost between, or the missing ops are known. Damage that lost no op, to padding say, is bridged at once.
+//! Damage before what the snapshot needs is left behind with it.
+//!
+//! **A dropped tail cannot come back.** The control record that recovery writes before it returns names a new epoch and the tail's
 //! position: from that position on, only frames of the new epoch count, whatever the medium later shows there.
+//!
+//! **How far it looks.** Beyond the reach that the witness lines name no frame was stored, so no sign can lie there. A line is believed in this
+//! only beside its whole predecessor: then it is one of the last two, and the durable one is not hidden.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::control::Record;
-use crate::frame::{Class, HEADER, Header};
-use crate::layout::{Geometry, LINE, checksum, u64_at};
+use crate::control::{BRIDGES_MAX, Bridge, Record};
+use crate::frame::{Class, Header};
 use crate::medium::Medium;
-use crate::mutation::{self, Mutation};
 use crate::ring::Ring;
-use crate::witness::Line;
+use crate::scanner::{Link, Scanner, Signs};
+use crate::witness::Lines;
 use crate::{Error, Frame, Identity};
-
-/// Bytes read at once.
-const WINDOW_BYTES: u64 = 1 << 20;
 
 /// What recovery made of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,11 +47,11 @@ pub enum Outcome {
         /// From the end of the log to the last sign of the tail.
         dropped_bytes: u64,
     },
-    /// Ops that were durable are lost. Fetch them from a peer, by viewstamp; then call [`crate::Store::settle_damage`] or install a
-    /// snapshot without the log. Until then every opening says the same. A lost truncation may leave ops at the end of the log
-    /// that had been dropped: compare their views with a peer's too.
+    /// Ops that were durable are lost. Fetch them from a peer and hand the log from the first of them on to [`crate::Store::repair`], or install a
+    /// snapshot without the log. Until then every opening says the same, and the log takes nothing else. A truncation that is lost
+    /// may leave ops before the first range that had been replaced: the repair compares views and refuses what does not fit.
     Corrupt {
-        /// Ops that may be missing.
+        /// Ops that may be missing, in order. [`Recovery::frames`] has what is whole before, between and after them.
         ranges: Vec<RangeInclusive<u64>>,
     },
     /// Formatted, and never written to.
@@ -77,10 +80,13 @@ pub struct Recovery {
     pub control: Option<Vec<u8>>,
     /// The newest whole snapshot.
     pub snapshot: Option<(SnapshotMeta, Vec<u8>)>,
-    /// The live frames after the log's head, in order, without gaps, truncations applied. May begin at or before the snapshot's op.
+    /// The live frames after the log's head, in order, truncations applied, and without gaps but for those that [`Outcome::Corrupt`]
+    /// names. May begin at or before the snapshot's op; with [`crate::Options::skip_covered`], only where the snapshot needs them.
     pub frames: Vec<Frame>,
-    /// The log's last op: of the last frame, or before the head if there is none. Zero for an empty history.
+    /// The log's last op: of the last frame before any damage, or before the head if there is none. Zero for an empty history.
     pub last_op: u64,
+    /// Frames up to this op were damaged and have been left behind: the snapshot holds their ops, and the log begins after them.
+    pub left_behind_op: Option<u64>,
     /// Whether the store survives no more than the end of the process.
     pub volatile: bool,
     /// Time from the lock to the end.
@@ -96,57 +102,261 @@ pub(crate) struct Scan {
     pub(crate) frames: Vec<Frame>,
     pub(crate) ending: Ending,
     pub(crate) scanned_frames: u64,
+    pub(crate) scanned_bytes: u64,
     /// From here to the tail, nothing says that the frames are durable.
     pub(crate) proven: u64,
+    /// Over damage that lost no op.
+    pub(crate) bridges: Vec<Bridge>,
 }
 
 /// What lies after the last frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Clean,
     Torn(u64),
     Uncertain(u64),
-    /// First and last op that may be lost.
-    Corrupt(u64, u64),
+    /// What may be lost, and the log's last op as far as it is known.
+    Corrupt(Vec<RangeInclusive<u64>>, u64),
 }
 
-struct Scanner<'a, M> {
-    window: Window<'a, M>,
-    record: &'a Record,
-    salt: u64,
-    geometry: Geometry,
+/// A place up to which the log was durable, and its last op there.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    position: u64,
+    op: u64,
 }
 
-/// Reads the log of an opened store. The ring is empty and stands at the record's head.
+/// The log as it is being read.
+struct Reading<'a, M> {
+    scanner: Scanner<'a, M>,
+    /// The sound log, up to the first damage that lost an op.
+    ring: Ring,
+    epoch: u32,
+    frames: Vec<Frame>,
+    bridges: Vec<Bridge>,
+    scanned_frames: u64,
+    scanned_bytes: u64,
+    proven: u64,
+}
+
+/// Reads the log of an opened store. The ring is empty and stands where reading begins.
 pub(crate) fn scan<M: Medium>(
     medium: &M,
     salt: u64,
-    mut ring: Ring,
+    ring: Ring,
     record: &Record,
-    line: &Line,
+    lines: &Lines,
 ) -> Result<Scan, Error> {
-    let geometry = ring.geometry();
-    let mut scanner = Scanner { window: Window::new(medium, geometry), record, salt, geometry };
-    let (mut frames, mut scanned_frames, mut epoch) = (Vec::new(), 0, 0);
     // A line of an earlier epoch speaks of a tail that may have been dropped since; the record then knows better.
-    let line = if line.epoch == record.epoch { *line } else { Line::default() };
-    let mut proven = record.durable_position.max(line.durable_position).max(ring.tail());
-    let believed = proven;
-    while let Some((header, sum, body)) = scanner.next(&ring, epoch)? {
-        ring.accept(&header, sum);
-        epoch = header.epoch;
-        proven = proven.max(header.durable_position());
-        scanned_frames += 1;
-        apply(&mut frames, &header, body);
+    let line = lines.newest().filter(|line| line.epoch == record.epoch).unwrap_or_default();
+    let known = if record.durable_position >= line.durable_position {
+        Known { position: record.durable_position, op: record.durable_op }
+    } else {
+        Known { position: line.durable_position, op: line.durable_op }
+    };
+    let scanner = Scanner::new(medium, salt, ring.geometry(), record);
+    let proven = known.position.max(ring.tail());
+    let (frames, bridges) = (Vec::new(), Vec::new());
+    let reading = Reading { scanner, ring, epoch: 0, frames, bridges, scanned_frames: 0, scanned_bytes: 0, proven };
+    reading.read(known, lines.reach(), record)
+}
+
+impl<M: Medium> Reading<'_, M> {
+    fn read(mut self, known: Known, reach: u64, record: &Record) -> Result<Scan, Error> {
+        loop {
+            self.follow()?;
+            let tail = self.ring.tail();
+            let signs = self.scanner.signs(tail, reach)?;
+            let durable = known.position.max(signs.durable).min(self.scanner.end());
+            if durable <= tail {
+                let ending = ending(tail, &signs, record.witness_sync);
+                return Ok(self.done(ending));
+            }
+            let can_cross = record.bridges.len() + self.bridges.len() < BRIDGES_MAX;
+            match self.scanner.next_whole(tail, durable, self.epoch)? {
+                Some(link) if can_cross && self.leaves_no_gap(link)? => self.cross(link)?,
+                next => return self.beyond(next, durable, known, &signs),
+            }
+        }
     }
-    let known_op = if record.durable_position >= line.durable_position { record.durable_op } else { line.durable_op };
-    let ending = scanner.ending(&ring, (believed > ring.tail()).then_some(known_op))?;
-    proven = proven.min(ring.tail());
-    Ok(Scan { ring, frames, ending, scanned_frames, proven })
+
+    /// Along the chain, to the first place that is not the next frame.
+    fn follow(&mut self) -> Result<(), Error> {
+        loop {
+            if let Some(bridge) = self.scanner.bridge_at(self.ring.tail())
+                && bridge.to > bridge.from
+                && bridge.to <= self.scanner.end()
+            {
+                self.ring.jump(bridge.to, bridge.previous);
+            }
+            let link = Link { position: self.ring.tail(), previous: self.ring.previous(), epoch: self.epoch };
+            let Some((header, sum, body)) = self.scanner.next(link)? else { return Ok(()) };
+            if !self.ring.continues(&header) {
+                return Ok(());
+            }
+            apply(&mut self.frames, &header, body);
+            self.ring.accept(&header, sum);
+            self.took(&header);
+        }
+    }
+
+    fn took(&mut self, header: &Header) {
+        self.epoch = header.epoch;
+        self.proven = self.proven.max(header.durable_position());
+        self.scanned_frames += 1;
+        self.scanned_bytes += header.length();
+    }
+
+    /// Whether the first frame after damage follows on what there is, by op and view.
+    fn leaves_no_gap(&mut self, link: Link) -> Result<bool, Error> {
+        let Some((header, _, _)) = self.scanner.next(link)? else { return Ok(false) };
+        let before = (header.previous_view, header.first_op.saturating_sub(1));
+        Ok(header.class == Class::Batch && self.ring.viewstamp_at(before.1) == Some(before))
+    }
+
+    /// Goes on over damage that lost no op.
+    fn cross(&mut self, link: Link) -> Result<(), Error> {
+        let Some((header, _, _)) = self.scanner.next(link)? else { return Ok(()) };
+        let last_op = header.first_op - 1;
+        cut(&mut self.frames, last_op);
+        self.ring.cut(last_op);
+        self.bridges.push(Bridge { from: self.ring.tail(), to: link.position, previous: link.previous });
+        self.ring.jump(link.position, link.previous);
+        Ok(())
+    }
+
+    /// Reads on after damage that lost ops. The ring stays where the sound log ends, and its tail moves beyond all that was durable.
+    fn beyond(mut self, next: Option<Link>, durable: u64, known: Known, signs: &Signs) -> Result<Scan, Error> {
+        let mut far = Far { floor: self.ring.floor(), last_op: self.ring.last().1, is_gap: true, missing: Vec::new() };
+        let mut end = self.ring.tail();
+        let mut next = next;
+        while let Some(mut link) = next {
+            while let Some((header, sum, body)) = self.scanner.next(link)? {
+                if !far.take(&header, &mut self.frames) {
+                    break;
+                }
+                apply(&mut self.frames, &header, body);
+                link = Link { position: link.position + header.length(), previous: sum, epoch: header.epoch };
+                self.epoch = header.epoch;
+                self.scanned_frames += 1;
+                self.scanned_bytes += header.length();
+            }
+            far.is_gap |= link.position < durable;
+            end = link.position.max(end);
+            next = self.scanner.next_whole(end, durable, self.epoch)?;
+        }
+        if far.is_gap {
+            let at_end = (known.position == durable).then_some(known.op);
+            far.lose_end(at_end, known.op.max(signs.last_op), &mut self.frames);
+        }
+        self.ring.stop_at(end.max(durable));
+        self.proven = self.ring.tail();
+        let ending = Ending::Corrupt(far.missing_or_last(), far.last_op);
+        Ok(self.done(ending))
+    }
+
+    fn done(self, ending: Ending) -> Scan {
+        let proven = self.proven.min(self.ring.tail());
+        Scan {
+            ring: self.ring,
+            frames: self.frames,
+            ending,
+            scanned_frames: self.scanned_frames,
+            scanned_bytes: self.scanned_bytes,
+            proven,
+            bridges: self.bridges,
+        }
+    }
+}
+
+/// What is known of the log beyond damage.
+struct Far {
+    /// View and op before the log.
+    floor: (u64, u64),
+    last_op: u64,
+    /// Frames before the next one may be missing.
+    is_gap: bool,
+    missing: Vec<RangeInclusive<u64>>,
+}
+
+impl Far {
+    /// Takes note of the next whole frame, before it is applied; false if it cannot belong to this log.
+    fn take(&mut self, header: &Header, frames: &mut Vec<Frame>) -> bool {
+        let before = match header.class {
+            Class::Padding => return true,
+            _ if header.first_op <= self.floor.1 => return false,
+            _ => header.first_op - 1,
+        };
+        let is_batch = header.class == Class::Batch;
+        if before > self.last_op {
+            if !self.is_gap {
+                return false;
+            }
+            self.missing.push(self.last_op + 1..=before);
+        } else if is_batch && !self.is_gap && before != self.last_op {
+            return false;
+        } else if is_batch && self.is_gap && view_at(frames, self.floor, before) != Some(header.previous_view) {
+            // The op before is another than the one that is here: that one was dropped by what is lost.
+            self.cut(before.saturating_sub(1).max(self.floor.1), frames);
+            self.missing.push(before.max(self.floor.1 + 1)..=before.max(self.floor.1 + 1));
+        } else {
+            self.cut(before, frames);
+        }
+        // A truncation does not say which view the ops before it have: the next batch does.
+        self.is_gap &= !is_batch;
+        self.last_op = header.last_op();
+        true
+    }
+
+    fn cut(&mut self, op: u64, frames: &mut Vec<Frame>) {
+        cut(frames, op);
+        self.missing.retain(|range| *range.start() <= op);
+        if let Some(last) = self.missing.last_mut() {
+            *last = *last.start()..=op.min(*last.end());
+        }
+    }
+
+    /// Nothing whole is left up to where the log was durable; it ended there with this op, if that is known, and with no later one
+    /// than `highest_op`.
+    fn lose_end(&mut self, at_end: Option<u64>, highest_op: u64, frames: &mut Vec<Frame>) {
+        if highest_op > self.last_op {
+            self.missing.push(self.last_op + 1..=highest_op);
+            self.last_op = highest_op;
+            return;
+        }
+        // What is lost dropped ops. The last one left may be another than the one that is here.
+        let op = at_end.unwrap_or(self.last_op).clamp(self.floor.1 + 1, self.last_op.max(self.floor.1 + 1));
+        self.cut(op - 1, frames);
+        self.missing.push(op..=op);
+        self.last_op = op;
+    }
+
+    /// Never empty, so that the caller replaces something: the frames do not hang together.
+    fn missing_or_last(&mut self) -> Vec<RangeInclusive<u64>> {
+        if self.missing.is_empty() {
+            let op = self.last_op.max(self.floor.1 + 1);
+            self.missing.push(op..=op);
+        }
+        std::mem::take(&mut self.missing)
+    }
+}
+
+fn view_at(frames: &[Frame], floor: (u64, u64), op: u64) -> Option<u64> {
+    let holds = |frame: &&Frame| (frame.first_op..=frame.last_op()).contains(&op);
+    let found = frames.iter().rev().find(holds).map(|frame| frame.view);
+    found.or((op == floor.1).then_some(floor.0))
+}
+
+fn ending(tail: u64, signs: &Signs, witness_sync: bool) -> Ending {
+    match signs.end - tail {
+        0 => Ending::Clean,
+        dropped if signs.has_later && !witness_sync => Ending::Uncertain(dropped),
+        dropped => Ending::Torn(dropped),
+    }
 }
 
 /// Brings the live frames up to date with one more frame.
-fn apply(frames: &mut Vec<Frame>, header: &Header, body: Vec<u8>) {
+fn apply(frames: &mut Vec<Frame>, header: &Header, body: &[u8]) {
     match header.class {
         Class::Padding => {}
         Class::Batch => frames.push(Frame {
@@ -155,147 +365,20 @@ fn apply(frames: &mut Vec<Frame>, header: &Header, body: Vec<u8>) {
             first_op: header.first_op,
             count: header.count,
             previous: (header.previous_view, header.first_op - 1),
-            body,
+            body: body.to_vec(),
         }),
-        Class::Truncation => {
-            let last_op = header.first_op - 1;
-            while frames.last().is_some_and(|frame| frame.first_op > last_op) {
-                frames.pop();
-            }
-            if let Some(frame) = frames.last_mut()
-                && frame.last_op() > last_op
-            {
-                frame.count = (last_op - frame.first_op + 1) as u32;
-            }
-        }
+        Class::Truncation => cut(frames, header.first_op - 1),
     }
 }
 
-impl<M: Medium> Scanner<'_, M> {
-    /// The header at a position, if it was written for that position and in an epoch that counts there.
-    fn header(&mut self, position: u64) -> Result<Option<(Header, u32)>, Error> {
-        let (salt, geometry) = (self.salt, self.geometry);
-        let bytes = self.window.bytes(position, HEADER as u64)?;
-        if u64_at(bytes, 24) != position && !mutation::active(Mutation::NoLap) {
-            return Ok(None);
-        }
-        let sum = crate::layout::u32_at(bytes, 0);
-        let Some(mut header) = Header::decode(salt, geometry, bytes) else { return Ok(None) };
-        header.position = position;
-        Ok((self.epoch_counts(&header) && header.length() <= geometry.bytes_to_end(position)).then_some((header, sum)))
+/// Drops every op after this one.
+fn cut(frames: &mut Vec<Frame>, last_op: u64) {
+    while frames.last().is_some_and(|frame| frame.first_op > last_op) {
+        frames.pop();
     }
-
-    fn epoch_counts(&self, header: &Header) -> bool {
-        if mutation::active(Mutation::NoChain) || mutation::active(Mutation::SameEpoch) {
-            return true;
-        }
-        if header.position >= self.record.epoch_position {
-            header.epoch == self.record.epoch
-        } else {
-            header.epoch < self.record.epoch
-        }
+    if let Some(frame) = frames.last_mut()
+        && frame.last_op() > last_op
+    {
+        frame.count = (last_op - frame.first_op + 1) as u32;
     }
-
-    /// The next frame of the chain, if it is whole.
-    fn next(&mut self, ring: &Ring, epoch: u32) -> Result<Option<(Header, u32, Vec<u8>)>, Error> {
-        let position = ring.tail();
-        if position - ring.head().position >= self.geometry.ring_bytes {
-            return Ok(None);
-        }
-        let Some((header, sum)) = self.header(position)? else { return Ok(None) };
-        let chained = header.previous == ring.previous() && header.epoch >= epoch;
-        let fits = position + header.length() - ring.head().position <= self.geometry.ring_bytes;
-        if !(chained || mutation::active(Mutation::NoChain)) || !fits || !ring.continues(&header) {
-            return Ok(None);
-        }
-        if header.class != Class::Batch {
-            return Ok(Some((header, sum, Vec::new())));
-        }
-        let salt = self.salt;
-        let body = &self.window.bytes(position, header.length())?[HEADER..HEADER + header.body_len as usize];
-        let whole = checksum(salt, body) == header.body_sum || mutation::active(Mutation::NoBodyChecksum);
-        Ok(whole.then(|| (header, sum, body.to_vec())))
-    }
-
-    /// Judges what lies from the tail to the end of what could have been written.
-    fn ending(&mut self, ring: &Ring, known_op: Option<u64>) -> Result<Ending, Error> {
-        let (tail, last_op) = (ring.tail(), ring.last().1);
-        let end = ring.head().position + self.geometry.ring_bytes;
-        let mut signs_end = tail;
-        let mut lost = known_op.map(|op| (last_op + 1, op));
-        let mut whole_later = false;
-        if tail < end && self.is_own_debris(tail)? {
-            signs_end = tail + LINE;
-        }
-        let mut position = tail;
-        while position < end {
-            if let Some((header, _)) = self.header(position)? {
-                signs_end = signs_end.max(position + header.length());
-                whole_later |= position > tail;
-                if header.durable_position() > tail {
-                    let (first, last) = lost.unwrap_or((last_op + 1, 0));
-                    let header_first = if header.class == Class::Padding { first } else { header.first_op };
-                    lost = Some((first.min(header_first), last.max(header.last_op())));
-                }
-            }
-            position += LINE;
-        }
-        let dropped = signs_end - tail;
-        Ok(match lost {
-            Some((first, last)) => Ending::Corrupt(first, last.max(first)),
-            None if dropped == 0 => Ending::Clean,
-            None if whole_later && !self.record.witness_sync => Ending::Uncertain(dropped),
-            None => Ending::Torn(dropped),
-        })
-    }
-
-    /// Whether a line that is no whole header still shows this position: a header of this lap, in part.
-    fn is_own_debris(&mut self, position: u64) -> Result<bool, Error> {
-        let epoch = self.record.epoch;
-        let bytes = self.window.bytes(position, HEADER as u64)?;
-        Ok(u64_at(bytes, 24) == position && crate::layout::u32_at(bytes, 32) == epoch)
-    }
-}
-
-/// A buffer over a stretch of the ring. A frame never crosses the ring's end, so what is asked for lies in one piece.
-struct Window<'a, M> {
-    medium: &'a M,
-    geometry: Geometry,
-    buffer: Vec<u8>,
-    start: u64,
-    len: u64,
-}
-
-impl<'a, M: Medium> Window<'a, M> {
-    fn new(medium: &'a M, geometry: Geometry) -> Self {
-        Window { medium, geometry, buffer: Vec::new(), start: 0, len: 0 }
-    }
-
-    fn bytes(&mut self, position: u64, len: u64) -> Result<&[u8], Error> {
-        if position < self.start || position + len > self.start + self.len {
-            let wanted = len.max(WINDOW_BYTES).min(self.geometry.bytes_to_end(position));
-            self.buffer.resize(self.buffer.len().max(wanted as usize), 0);
-            let into = &mut self.buffer[..wanted as usize];
-            self.medium.read(self.geometry.offset(position), into).map_err(Error::io("reading the log"))?;
-            (self.start, self.len) = (position, wanted);
-        }
-        let at = (position - self.start) as usize;
-        Ok(&self.buffer[at..at + len as usize])
-    }
-}
-
-/// Stores again what lies between two positions, as it is. A flush that failed may have left the kernel's copy ahead of the
-/// disk and marked as written; only a new store makes the next flush write it.
-pub(crate) fn store_again(medium: &mut impl Medium, geometry: Geometry, from: u64, to: u64) -> Result<(), Error> {
-    let mut position = from;
-    let mut buffer = Vec::new();
-    while position < to {
-        let len = (to - position).min(WINDOW_BYTES).min(geometry.bytes_to_end(position));
-        buffer.resize(len as usize, 0);
-        let offset = geometry.offset(position);
-        medium.read(offset, &mut buffer).map_err(Error::io("reading the log"))?;
-        medium.write(offset, &buffer).map_err(Error::io("writing the log"))?;
-        position += len;
-    }
-    Ok(())
 }

@@ -11,11 +11,12 @@
 
 use std::collections::VecDeque;
 
-use crate::control::Head;
-use crate::frame::{Class, Header, length_of};
+use crate::control::{Bridge, Head};
+use crate::frame::{Class, HEADER, Header, length_of};
 use crate::layout::{Geometry, LINE, checksum};
 use crate::medium::Medium;
 use crate::mutation::{self, Mutation};
+use crate::scrub::Stretch;
 use crate::{Error, Frame};
 
 /// Staged bytes that are written before a flush asks for it: bounds the buffer, and about what a disk writes at full speed.
@@ -27,6 +28,7 @@ const RESERVE_BYTES: u64 = 4 * LINE;
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     position: u64,
+    end: u64,
     /// Header checksum.
     sum: u32,
     /// Highest live op that the frame holds.
@@ -58,6 +60,8 @@ pub(crate) struct Ring {
     head: Head,
     /// The head in the last durable control record.
     durable_head: u64,
+    /// View and op before the first op that the live frames hold.
+    floor: (u64, u64),
     /// View and op at which the log ends.
     last: (u64, u64),
     entries: VecDeque<Entry>,
@@ -78,12 +82,35 @@ impl Ring {
             durable: head.position,
             head,
             durable_head: head.position,
+            floor: (head.view, head.op),
             last: (head.view, head.op),
             entries: VecDeque::new(),
             live: VecDeque::new(),
             staged: Vec::new(),
             staged_at: head.position,
         }
+    }
+
+    /// Takes the frames before this place for read: a snapshot holds their ops.
+    pub(crate) fn skip_to(&mut self, start: Head) {
+        assert!(self.entries.is_empty() && start.position >= self.tail, "reading begins at or after the head");
+        let (position, end, after) = (self.tail, start.position, (start.view, start.op));
+        if end > position {
+            let (sum, last_op) = (start.previous, start.op);
+            self.entries.push_back(Entry { position, end, sum, last_op, is_boundary: true, after });
+        }
+        (self.tail, self.previous, self.floor, self.last) = (end, start.previous, after, after);
+    }
+
+    /// The chain goes on elsewhere, behind damage.
+    pub(crate) fn jump(&mut self, to: u64, previous: u32) {
+        assert!(to >= self.tail, "the tail never goes back");
+        (self.tail, self.previous) = (to, previous);
+    }
+
+    /// What lies up to here is not to be overwritten, although the sound log ends before.
+    pub(crate) fn stop_at(&mut self, tail: u64) {
+        self.jump(tail, self.previous);
     }
 
     /// Everything that recovery accepted is durable; new frames bear this epoch.
@@ -110,6 +137,20 @@ impl Ring {
         self.last
     }
 
+    /// View and op before the first op that the live frames hold.
+    pub(crate) fn floor(&self) -> (u64, u64) {
+        self.floor
+    }
+
+    /// View and number of an op that the live frames hold, or of the one before the first.
+    pub(crate) fn viewstamp_at(&self, op: u64) -> Option<(u64, u64)> {
+        if op == self.floor.1 {
+            return Some(self.floor);
+        }
+        let span = self.live.get(self.live.partition_point(|span| span.last_op < op))?;
+        (span.first_op <= op).then_some((span.view, op))
+    }
+
     pub(crate) fn previous(&self) -> u32 {
         self.previous
     }
@@ -123,8 +164,13 @@ impl Ring {
         self.room().saturating_sub(RESERVE_BYTES)
     }
 
+    /// Bytes that must not be overwritten.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.tail - self.durable_head
+    }
+
     fn room(&self) -> u64 {
-        let used = self.tail - self.durable_head;
+        let used = self.used_bytes();
         assert!(used <= self.geometry.ring_bytes, "the tail never passes the durable head by more than the ring");
         self.geometry.ring_bytes - used
     }
@@ -134,7 +180,7 @@ impl Ring {
         match header.class {
             Class::Padding => true,
             Class::Batch => header.first_op == self.last.1 + 1,
-            Class::Truncation => (self.head.op..=self.last.1).contains(&(header.first_op - 1)),
+            Class::Truncation => (self.floor.1..=self.last.1).contains(&(header.first_op - 1)),
         }
     }
 
@@ -152,11 +198,12 @@ impl Ring {
         }
         self.tail += header.length();
         self.previous = sum;
-        let (position, last_op) = (header.position, header.last_op());
-        self.entries.push_back(Entry { position, sum, last_op, is_boundary: true, after: self.last });
+        let (position, end, last_op) = (header.position, self.tail, header.last_op());
+        self.entries.push_back(Entry { position, end, sum, last_op, is_boundary: true, after: self.last });
     }
 
-    fn cut(&mut self, op: u64) {
+    /// Every op after this one is dropped.
+    pub(crate) fn cut(&mut self, op: u64) {
         while self.live.back().is_some_and(|span| span.first_op > op) {
             self.live.pop_back();
         }
@@ -165,7 +212,7 @@ impl Ring {
                 span.last_op = span.last_op.min(op);
                 (span.view, span.last_op)
             }
-            None => (self.head.view, self.head.op),
+            None => self.floor,
         };
         // The walk ends at a boundary that stays one: had an earlier frame to change, a truncation between them did it.
         for entry in self.entries.iter_mut().rev() {
@@ -178,27 +225,39 @@ impl Ring {
         assert_eq!(self.last.1, op, "the live frames hold every op from the head to the last");
     }
 
-    /// Appends a batch to what the next flush makes durable. Copies it once, into a buffer that is reused.
-    pub(crate) fn append(&mut self, medium: &mut impl Medium, frame: &Frame) -> Result<(), Error> {
+    /// Whether a batch can be appended: the bytes that it takes, with padding at the ring's end.
+    #[inline]
+    pub(crate) fn check(&self, frame: &Frame) -> Result<u64, Error> {
         let last_op = self.last.1;
         let fits = frame.first_op.checked_add(u64::from(frame.count)).is_some();
         if frame.count == 0 || !fits || frame.first_op != last_op + 1 || frame.previous.1 != last_op {
             let (first_op, count, previous_op) = (frame.first_op, frame.count, frame.previous.1);
             return Err(Error::NotContiguous { first_op, count, previous_op, last_op });
         }
+        let need_bytes = self.need_at(self.tail, frame)?;
+        if need_bytes > self.free_bytes() {
+            return Err(Error::Full { need_bytes, free_bytes: self.free_bytes() });
+        }
+        Ok(need_bytes)
+    }
+
+    /// Bytes that a batch takes at a position, with padding at the ring's end.
+    pub(crate) fn need_at(&self, position: u64, frame: &Frame) -> Result<u64, Error> {
         let length = length_of(frame.body.len());
         let limit_bytes = self.geometry.frame_max() - LINE;
         if length > self.geometry.frame_max() {
             return Err(Error::TooLarge { what: "frame body", bytes: frame.body.len() as u64, limit_bytes });
         }
+        let to_end = self.geometry.bytes_to_end(position);
+        Ok(length + if length > to_end { to_end } else { 0 })
+    }
+
+    /// Appends a batch that was checked to what the next flush makes durable. Copies it once, into a buffer that is reused.
+    pub(crate) fn append(&mut self, medium: &mut impl Medium, frame: &Frame) -> Result<(), Error> {
         let to_end = self.geometry.bytes_to_end(self.tail);
-        let padding = if length > to_end { to_end } else { 0 };
-        if padding + length > self.free_bytes() {
-            return Err(Error::Full { need_bytes: padding + length, free_bytes: self.free_bytes() });
-        }
-        if padding > 0 {
+        if length_of(frame.body.len()) > to_end {
             let blank = self.header(Class::Padding);
-            self.stage(medium, Header { body_len: (padding - LINE) as u32, ..blank }, &[])?;
+            self.stage(medium, Header { body_len: (to_end - LINE) as u32, ..blank }, &[])?;
         }
         let header = Header {
             kind: frame.kind,
@@ -259,10 +318,9 @@ impl Ring {
     fn stage(&mut self, medium: &mut impl Medium, header: Header, body: &[u8]) -> Result<(), Error> {
         let (bytes, sum) = header.encode(self.salt);
         self.staged.extend_from_slice(&bytes);
-        if header.class == Class::Batch {
-            self.staged.extend_from_slice(body);
-            self.staged.resize(self.staged.len().next_multiple_of(LINE as usize), 0);
-        }
+        self.staged.extend_from_slice(body);
+        // Padding is written too: below the durable end nothing may be left that is not of the log.
+        self.staged.resize(self.staged.len() - HEADER - body.len() + header.length() as usize, 0);
         self.accept(&header, sum);
         // What is staged lies in one piece: it must not go on past the ring's end.
         let at_end = self.geometry.bytes_to_end(self.tail) == self.geometry.ring_bytes;
@@ -299,13 +357,12 @@ impl Ring {
     /// Moves the head past frames that hold nothing live above this op, as far as it may stand. Frees nothing until the
     /// head is durable. Says whether the head moved.
     pub(crate) fn release(&mut self, op: u64) -> bool {
-        let done = self.entries.iter().take_while(|entry| entry.last_op <= op);
-        let Some((index, entry)) = done.copied().enumerate().filter(|(_, entry)| entry.is_boundary).last() else {
-            return false;
-        };
+        let Some((index, head)) = self.head_after(op) else { return false };
         self.entries.drain(..=index);
-        let position = self.entries.front().map_or(self.tail, |next| next.position);
-        self.head = Head { position, op: entry.after.1, view: entry.after.0, previous: entry.sum };
+        self.head = head;
+        if self.floor.1 < head.op {
+            self.floor = (head.view, head.op);
+        }
         while self.live.front().is_some_and(|span| span.last_op <= self.head.op) {
             self.live.pop_front();
         }
@@ -315,12 +372,61 @@ impl Ring {
         true
     }
 
+    /// The last place where a log may begin that holds all ops after this one, and the entry before it.
+    fn head_after(&self, op: u64) -> Option<(usize, Head)> {
+        let done = self.entries.iter().take_while(|entry| entry.last_op <= op);
+        let (index, entry) = done.enumerate().filter(|(_, entry)| entry.is_boundary).last()?;
+        let position = self.entries.get(index + 1).map_or(self.tail, |next| next.position);
+        Some((index, Head { position, op: entry.after.1, view: entry.after.0, previous: entry.sum }))
+    }
+
+    /// Where reading may begin if a snapshot holds all ops up to this one.
+    pub(crate) fn start_after(&self, op: u64) -> Head {
+        self.head_after(op).map_or(self.head, |(_, head)| head)
+    }
+
+    /// Leads the log around all frames from a position on, keeping the ops up to this one: what is appended now follows the frames before
+    /// the position. Says where the way around begins, and which checksum its first frame names.
+    pub(crate) fn lead_around(&mut self, position: u64, keep: u64) -> Bridge {
+        while self.entries.back().is_some_and(|entry| entry.position >= position) {
+            self.entries.pop_back();
+        }
+        let (from, previous, last) = match self.entries.back() {
+            Some(entry) => (entry.end, entry.sum, entry.after),
+            None => (self.head.position, self.head.previous, (self.head.view, self.head.op)),
+        };
+        self.cut(keep);
+        if last.1 > keep {
+            self.last = last
+        }
+        self.previous = previous;
+        Bridge { from, to: self.tail, previous }
+    }
+
     /// Drops the whole log: it goes on after this op, from the tail.
     pub(crate) fn drop_all(&mut self, view: u64, op: u64) {
         self.entries.clear();
         self.live.clear();
         self.head = Head { position: self.tail, op, view, previous: self.previous };
         self.last = (view, op);
+        self.floor = (view, op);
+    }
+
+    /// The first durable stretch of frames that begins at a position or after it.
+    pub(crate) fn stretch_at(&self, position: u64) -> Option<Stretch> {
+        let index = self.entries.partition_point(|entry| entry.position < position);
+        let entry = self.entries.get(index).filter(|entry| entry.end <= self.durable)?;
+        let before = index.checked_sub(1).and_then(|index| self.entries.get(index));
+        let previous = before.map_or(self.head.previous, |before| before.sum);
+        Some(Stretch { position: entry.position, end: entry.end, previous, sum: entry.sum })
+    }
+
+    /// The last op that no frame from this position on holds or drops.
+    pub(crate) fn lowest_from(&self, position: u64) -> u64 {
+        let index = self.entries.partition_point(|entry| entry.position < position);
+        let before = index.checked_sub(1).and_then(|index| self.entries.get(index));
+        let before = before.map_or(self.head.op, |before| before.after.1);
+        self.entries.range(index..).map(|entry| entry.after.1).fold(before, u64::min)
     }
 
     /// The head is in a durable control record: the space before it may be overwritten.

@@ -18,7 +18,7 @@ use crate::medium::{Guarantee, Media, Medium};
 pub type Images = [Vec<u8>; 3];
 
 #[derive(Clone, Debug)]
-enum Event {
+pub(crate) enum Event {
     Store { which: usize, offset: usize, bytes: Vec<u8> },
     Resize { which: usize, size: usize },
     Flush { which: usize },
@@ -107,6 +107,13 @@ impl SimDisk {
         lock(&self.journal).events.len()
     }
 
+    /// What the media held at first, and all that was done since.
+    #[cfg(test)]
+    pub(crate) fn history(&self) -> (Images, Vec<Event>) {
+        let journal = lock(&self.journal);
+        (journal.base.clone(), journal.events.clone())
+    }
+
     /// What every process sees now.
     pub fn visible(&self) -> Images {
         lock(&self.journal).visible.clone()
@@ -181,7 +188,7 @@ impl SimDisk {
             match event {
                 Event::Store { which, offset, ref bytes } => {
                     restore(&journal.base[which], &mut journal.visible[which], offset..offset + bytes.len());
-                    point.cut(journal.unit, which, offset, bytes);
+                    cut(&mut point.pieces, journal.unit, which, offset, bytes);
                 }
                 Event::Resize { which, .. } => {
                     let (durable, visible) = (&journal.base[which], &mut journal.visible[which]);
@@ -206,22 +213,23 @@ impl SimDisk {
             match event {
                 Event::Flush { which } => point.flush(*which),
                 Event::Resize { .. } => point.pieces.push(event.clone()),
-                Event::Store { which, offset, bytes } => point.cut(journal.unit, *which, *offset, bytes),
+                Event::Store { which, offset, bytes } => cut(&mut point.pieces, journal.unit, *which, *offset, bytes),
             }
         }
         point
     }
 }
 
-impl CrashPoint {
-    fn cut(&mut self, unit: usize, which: usize, mut offset: usize, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let len = (unit - offset % unit).min(bytes.len());
-            self.pieces.push(Event::Store { which, offset, bytes: bytes[..len].to_vec() });
-            (offset, bytes) = (offset + len, &bytes[len..]);
-        }
+/// Adds a store to the pieces that a crash keeps or loses each for itself.
+pub(crate) fn cut(pieces: &mut Vec<Event>, unit: usize, which: usize, mut offset: usize, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let len = (unit - offset % unit).min(bytes.len());
+        pieces.push(Event::Store { which, offset, bytes: bytes[..len].to_vec() });
+        (offset, bytes) = (offset + len, &bytes[len..]);
     }
+}
 
+impl CrashPoint {
     fn flush(&mut self, flushed: usize) {
         for piece in std::mem::take(&mut self.pieces) {
             match &piece {

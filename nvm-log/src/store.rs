@@ -5,32 +5,44 @@
 //! snapshot's op, the caller's blob) is true of the log beside it.
 
 use std::path::Path;
-use std::time::Instant;
 
 use crate::control::{CONTROL_MAX_BYTES, Record};
 use crate::directory::{self, Native};
-use crate::layout::Geometry;
+use crate::layout::{Geometry, LINE};
 use crate::medium::{Guarantee, Media, Medium};
 use crate::mutation::{self, Mutation};
-use crate::recovery::{self, Ending, Outcome, Recovery, Scan, SnapshotMeta};
+use crate::recovery::{Recovery, SnapshotMeta};
+use crate::repair::Damage;
 use crate::ring::Ring;
+use crate::scrub::Scrubber;
 use crate::snapshot;
+use crate::statistics::Statistics;
 use crate::superblock::{Identity, Superblock};
 use crate::witness::Line;
-use crate::{Error, Frame, Options, Part, Witness};
+use crate::{Error, Frame, Options, Witness};
+
+/// How far beyond the tail a witness line lets frames be stored, in bytes, in a large ring: so much beyond the log's end an opening reads.
+const REACH_MAX_BYTES: u64 = 4 << 20;
+/// The same, as a part of a small ring.
+const REACH_PART: u64 = 8;
 
 /// An open store. One at a time: on a directory it holds the lock until it is dropped. Dropping it flushes nothing.
 #[derive(Debug)]
 pub struct Store<M: Medium = Native> {
-    media: Media<M>,
-    superblock: Superblock,
+    pub(crate) media: Media<M>,
+    pub(crate) superblock: Superblock,
     /// The next control record, and if `control_pending` is false also the last durable one.
-    record: Record,
-    control_pending: bool,
-    line: Line,
-    ring: Ring,
-    poisoned: bool,
-    buffer: Vec<u8>,
+    pub(crate) record: Record,
+    pub(crate) control_pending: bool,
+    pub(crate) line: Line,
+    /// No frame may be stored that ends beyond this position: a durable line says so.
+    pub(crate) reach: u64,
+    pub(crate) ring: Ring,
+    pub(crate) damage: Option<Damage>,
+    pub(crate) scrubber: Scrubber,
+    pub(crate) counters: Statistics,
+    pub(crate) poisoned: bool,
+    pub(crate) buffer: Vec<u8>,
 }
 
 impl Store<Native> {
@@ -75,71 +87,20 @@ impl<M: Medium> Store<M> {
         media.store.flush().map_err(Error::io("flushing the log"))?;
         let mut ring = Ring::new(geometry, salt, record.head);
         ring.begin_epoch(record.epoch);
-        let line = Line::default();
-        Ok(Store { media, superblock, record, control_pending: false, line, ring, poisoned: false, buffer })
-    }
-
-    /// Opens the store on these media and recovers what it holds. Returns only when all that it reports is durable.
-    pub fn open_on(mut media: Media<M>, options: &Options) -> Result<(Store<M>, Recovery), Error> {
-        let started = Instant::now();
-        let superblock = Superblock::read(&mut media.store)?;
-        let (geometry, salt) = (superblock.geometry, superblock.salt);
-        directory::check_boot(&superblock, media.store.boot_id())?;
-        let mut record = Record::read(&media.store, salt)?;
-        let line = Line::read(&media.store, salt)?;
-        if line.control_sequence > record.sequence {
-            return Err(Error::Damaged { part: Part::Control, detail: "the newest record is gone" });
-        }
-        // A record that was read may not have been flushed. It must be durable before its successor goes over the other slot,
-        // and stored again in case an earlier flush failed (see `store_again`).
-        let mut buffer = Vec::new();
-        if !mutation::active(Mutation::BelieveUnflushed) {
-            record.write(&mut media.store, salt, &mut buffer)?;
-        }
-        let ring = Ring::new(geometry, salt, record.head);
-        let scan = recovery::scan(&media.store, salt, ring, &record, &line)?;
-        let was_fresh = is_fresh(&record, &scan);
-        let snapshot = read_snapshot(&media, salt, &mut record, scan.ring.head().op)?;
-        let outcome = outcome(&mut record, &scan, was_fresh);
-        let Scan { ring, mut frames, scanned_frames, proven, .. } = scan;
-        let scanned_bytes = ring.tail() - ring.head().position;
-        if !mutation::active(Mutation::BelieveUnflushed) {
-            recovery::store_again(&mut media.store, geometry, proven, ring.tail())?;
-            media.store.flush().map_err(Error::io("flushing the log"))?;
-        }
-        let mut store = Store { media, superblock, record, control_pending: true, line, ring, poisoned: false, buffer };
-        if let Some((meta, _)) = &snapshot
-            && meta.op > store.ring.last().1
-        {
-            store.ring.drop_all(meta.view, meta.op);
-            frames.clear();
-        }
-        store.begin_epoch(options)?;
-        let recovery = Recovery {
-            identity: store.identity(),
-            outcome,
-            control: store.record.blob.clone(),
-            snapshot,
-            frames,
-            last_op: store.last_op(),
-            volatile: store.is_volatile(),
-            elapsed: started.elapsed(),
-            scanned_frames,
-            scanned_bytes,
-        };
-        Ok((store, recovery))
-    }
-
-    /// Makes it durable that from the tail on only new frames count, before there is any.
-    fn begin_epoch(&mut self, options: &Options) -> Result<(), Error> {
-        let detail = "opened more often than the format can count";
-        let next = self.record.epoch.checked_add(1).ok_or(Error::Damaged { part: Part::Control, detail })?;
-        self.record.epoch = if mutation::active(Mutation::SameEpoch) { self.record.epoch } else { next };
-        self.record.epoch_position = self.ring.tail();
-        self.record.boot_id = self.media.store.boot_id();
-        self.record.witness_sync = options.witness == Witness::Sync;
-        self.ring.begin_epoch(self.record.epoch);
-        self.flush()
+        Ok(Store {
+            media,
+            superblock,
+            record,
+            control_pending: false,
+            line: Line::default(),
+            reach: u64::MAX,
+            ring,
+            damage: None,
+            scrubber: Scrubber::default(),
+            counters: Statistics::default(),
+            poisoned: false,
+            buffer,
+        })
     }
 
     /// Appends a batch. It becomes durable with the next flush; until then a crash keeps or loses it whole, and keeps
@@ -149,15 +110,37 @@ impl<M: Medium> Store<M> {
     /// [`Error::Full`], [`Error::TooLarge`], [`Error::NotContiguous`]: nothing was written, the store is as before.
     #[inline]
     pub fn append(&mut self, frame: &Frame) -> Result<(), Error> {
-        self.check()?;
+        self.check_whole()?;
+        let bytes = self.ring.check(frame)?;
+        self.reach_for(bytes)?;
         let result = self.ring.append(&mut self.media.store, frame);
+        self.counters.appends += 1;
+        self.counters.appended_bytes += bytes;
         self.poison_on_io(result)
+    }
+
+    /// Sees to it that so many bytes can be stored at the tail without going beyond what a durable line names.
+    #[inline]
+    pub(crate) fn reach_for(&mut self, bytes: u64) -> Result<(), Error> {
+        let end = self.ring.tail() + bytes;
+        if end <= self.reach { Ok(()) } else { self.extend_reach(end) }
+    }
+
+    #[cold]
+    fn extend_reach(&mut self, end: u64) -> Result<(), Error> {
+        let mut stored = self.store_line(end);
+        if stored.is_ok() {
+            stored = self.media.store.flush().map_err(Error::io("flushing the witness line"));
+        }
+        self.poison_on_io(stored)?;
+        self.reach = self.line.reach;
+        Ok(())
     }
 
     /// Drops every op after this one, from the log's head to its last op. A frame like any other: durable with the next
     /// flush, in its place among the appended ones. Does nothing if there is no such op.
     pub fn truncate_after(&mut self, op: u64) -> Result<(), Error> {
-        self.check()?;
+        self.check_whole()?;
         let low = self.ring.head().op.max(self.snapshot().map_or(0, |meta| meta.op));
         let high = self.last_op();
         if !(low..=high).contains(&op) {
@@ -166,6 +149,7 @@ impl<M: Medium> Store<M> {
         if op == high {
             return Ok(());
         }
+        self.reach_for(LINE)?;
         let result = self.ring.truncate_after(&mut self.media.store, op);
         self.poison_on_io(result)
     }
@@ -222,7 +206,11 @@ impl<M: Medium> Store<M> {
         keep_suffix: bool,
         control: Option<&[u8]>,
     ) -> Result<(), Error> {
-        self.check()?;
+        if keep_suffix {
+            self.check_whole()?
+        } else {
+            self.check()?
+        }
         check_blob(control.unwrap_or_default())?;
         let keeps = keep_suffix && meta.op <= self.last_op();
         let low = self.ring.head().op.max(self.snapshot().map_or(0, |meta| meta.op));
@@ -234,12 +222,14 @@ impl<M: Medium> Store<M> {
         let generation = 1 + current.and_then(|area| self.record.snapshots[area]).map_or(0, |stored| stored.generation);
         let written = snapshot::write(&mut self.media.areas[spare], self.superblock.salt, generation, meta, data);
         self.record.snapshots[spare] = Some(self.poison_on_io(written)?);
+        self.record.starts[spare] = self.ring.start_after(meta.op);
         if !keeps {
             self.ring.drop_all(meta.view, meta.op);
-            if !keep_suffix {
-                self.record.lost = (0, 0);
-            }
+            self.record.starts[spare] = self.ring.head();
+            self.damage = None;
         }
+        // A snapshot holds what no other one held any more.
+        self.record.lost = (0, 0);
         match control {
             Some(blob) => self.replace_blob(blob),
             None => self.control_pending = true,
@@ -250,21 +240,15 @@ impl<M: Medium> Store<M> {
     /// Lets frames that hold nothing after this op be overwritten, once the head that moved past them is durable: with the
     /// next flush. Only what the newest snapshot contains can be released.
     pub fn release_prefix(&mut self, op: u64) -> Result<(), Error> {
-        self.check()?;
+        self.check_whole()?;
         let high = self.snapshot().map_or(0, |meta| meta.op);
         if op > high {
             return Err(Error::OutOfRange { doing: "release", op, low: 0, high });
         }
         self.control_pending |= self.ring.release(op);
+        let head = self.ring.head().position;
+        self.damage = self.damage.filter(|damage| damage.position.is_none_or(|position| position >= head));
         Ok(())
-    }
-
-    /// Declares that the ops which an [`Outcome::Corrupt`] named have been replaced or are not needed. Durable on return.
-    pub fn settle_damage(&mut self) -> Result<(), Error> {
-        self.check()?;
-        self.record.lost = (0, 0);
-        self.control_pending = true;
-        self.flush()
     }
 
     /// Makes everything since the last flush durable: frames first, then the control record. After an error nothing is known about
@@ -272,7 +256,9 @@ impl<M: Medium> Store<M> {
     #[inline]
     pub fn flush(&mut self) -> Result<(), Error> {
         self.check()?;
+        let timer = self.counters.time_flush(self.media.store.gathers());
         let result = self.flush_in_order();
+        self.counters.flushed(timer);
         self.poison_on_io(result)
     }
 
@@ -290,32 +276,43 @@ impl<M: Medium> Store<M> {
             }
             self.media.store.flush().map_err(Error::io("flushing the control record"))?;
             self.ring.head_is_durable();
+            self.record.bridges.retain(|bridge| bridge.from >= self.record.head.position);
             self.control_pending = false;
         }
-        self.store_line()
+        // The line before this one is durable now.
+        self.reach = self.line.reach_or_all();
+        self.store_line(self.ring.tail())
     }
 
-    fn store_control(&mut self) -> Result<(), Error> {
+    pub(crate) fn store_control(&mut self) -> Result<(), Error> {
         let silent = mutation::active(Mutation::NoWitness);
         self.record.sequence += 1;
         self.record.head = self.ring.head();
         self.record.durable_position = if silent { 0 } else { self.ring.durable() };
-        self.record.durable_op = self.last_op();
+        self.record.durable_op = self.durable_op();
         self.record.write(&mut self.media.store, self.superblock.salt, &mut self.buffer)
     }
 
-    fn store_line(&mut self) -> Result<(), Error> {
+    /// The log's last op, counting what is lost.
+    fn durable_op(&self) -> u64 {
+        self.damage.filter(|damage| damage.position.is_none()).map_or(self.last_op(), |damage| damage.last_op)
+    }
+
+    /// Stores a line that lets frames reach some way beyond a position.
+    fn store_line(&mut self, position: u64) -> Result<(), Error> {
         let silent = mutation::active(Mutation::NoWitness);
         self.line = Line {
             sequence: self.line.sequence.wrapping_add(1),
             epoch: self.record.epoch,
             durable_position: if silent { 0 } else { self.ring.durable() },
-            durable_op: self.last_op(),
+            durable_op: self.durable_op(),
             control_sequence: self.record.sequence,
+            reach: position + (self.ring_bytes() / REACH_PART).min(REACH_MAX_BYTES),
         };
         self.line.write(&mut self.media.store, self.superblock.salt)?;
         if self.record.witness_sync {
             self.media.store.flush().map_err(Error::io("flushing the witness line"))?;
+            self.reach = self.line.reach;
         }
         Ok(())
     }
@@ -326,11 +323,20 @@ impl<M: Medium> Store<M> {
         self.media.store.flush().map_err(Error::io("flushing the witness line"))
     }
 
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.poisoned { Err(Error::Poisoned) } else { Ok(()) }
     }
 
-    fn poison_on_io<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+    /// A damaged log takes nothing but its repair.
+    fn check_whole(&self) -> Result<(), Error> {
+        self.check()?;
+        match self.damage {
+            Some(Damage { first_op, last_op, position: None }) => Err(Error::Unrepaired { first_op, last_op }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn poison_on_io<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(error @ Error::Io { .. }) = &result {
             tracing::error!(%error, "the store stops");
             self.poisoned = true;
@@ -338,8 +344,8 @@ impl<M: Medium> Store<M> {
         result
     }
 
-    fn newest(&self) -> Option<usize> {
-        newest(&self.record)
+    pub(crate) fn newest(&self) -> Option<usize> {
+        self.record.newest_snapshot()
     }
 
     /// Whose store it is.
@@ -401,6 +407,12 @@ impl<M: Medium> Store<M> {
         self.media.store.guarantee() == Guarantee::Volatile
     }
 
+    /// What was done since the store was opened, and how full the ring is.
+    pub fn statistics(&self) -> Statistics {
+        let (ring_used_bytes, ring_bytes) = (self.ring.used_bytes(), self.ring_bytes());
+        Statistics { ring_used_bytes, ring_bytes, ..self.counters }
+    }
+
     /// The back end and what it is worth, as in "file, durable".
     pub fn backend(&self) -> String {
         let worth = if self.is_volatile() { "volatile" } else { "durable" };
@@ -411,58 +423,4 @@ impl<M: Medium> Store<M> {
 fn check_blob(blob: &[u8]) -> Result<(), Error> {
     let (bytes, limit_bytes) = (blob.len() as u64, CONTROL_MAX_BYTES as u64);
     if bytes > limit_bytes { Err(Error::TooLarge { what: "control blob", bytes, limit_bytes }) } else { Ok(()) }
-}
-
-/// The area that holds the newest snapshot.
-fn newest(record: &Record) -> Option<usize> {
-    let generation = |area: usize| record.snapshots[area].map(|stored| stored.generation);
-    (0..2).filter(|&area| generation(area).is_some()).max_by_key(|&area| generation(area))
-}
-
-fn is_fresh(record: &Record, scan: &Scan) -> bool {
-    let unused = record.head.position == 0 && scan.ring.tail() == 0 && scan.ending == Ending::Clean;
-    unused && record.blob.is_none() && record.snapshots == [None, None] && record.lost == (0, 0)
-}
-
-/// The newest whole snapshot that the log goes on from. Forgets damaged ones; if none is left, the ops before the head are lost.
-fn read_snapshot<M: Medium>(
-    media: &Media<M>,
-    salt: u64,
-    record: &mut Record,
-    head_op: u64,
-) -> Result<Option<(SnapshotMeta, Vec<u8>)>, Error> {
-    while let Some(area) = newest(record) {
-        let Some(stored) = record.snapshots[area] else { break };
-        if stored.meta.op >= head_op
-            && let Some(data) = snapshot::read(&media.areas[area], salt, &stored)?
-        {
-            return Ok(Some((stored.meta, data)));
-        }
-        tracing::warn!(op = stored.meta.op, "a snapshot is damaged or too old");
-        record.snapshots[area] = None;
-    }
-    if head_op > 0 {
-        record.lost = merge(record.lost, (1, head_op));
-    }
-    Ok(None)
-}
-
-fn merge(a: (u64, u64), b: (u64, u64)) -> (u64, u64) {
-    if a == (0, 0) { b } else { (a.0.min(b.0), a.1.max(b.1)) }
-}
-
-/// What the caller is told; damage goes into the record, so that it is told again until it is settled.
-fn outcome(record: &mut Record, scan: &Scan, was_fresh: bool) -> Outcome {
-    if let Ending::Corrupt(first, last) = scan.ending {
-        record.lost = merge(record.lost, (first, last));
-    }
-    if record.lost != (0, 0) {
-        return Outcome::Corrupt { ranges: vec![record.lost.0..=record.lost.1] };
-    }
-    match scan.ending {
-        Ending::Torn(dropped_bytes) => Outcome::Torn { dropped_bytes },
-        Ending::Uncertain(dropped_bytes) => Outcome::Uncertain { dropped_bytes },
-        Ending::Clean | Ending::Corrupt(..) if was_fresh => Outcome::Fresh,
-        Ending::Clean | Ending::Corrupt(..) => Outcome::Clean,
-    }
 }

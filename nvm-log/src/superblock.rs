@@ -8,7 +8,7 @@ use crate::medium::Medium;
 use crate::{Backend, Error, Part};
 
 const MAGIC: &[u8; 8] = b"NVM-LOG\n";
-/// Bytes under the checksum; the rest of the page is reserved for the geometry of directly mapped memory.
+/// Bytes under the checksum.
 const BYTES: usize = 256;
 
 /// Whose store it is. The numbers mean nothing to this crate.
@@ -72,8 +72,8 @@ impl Superblock {
         Ok(())
     }
 
-    /// Reads the first whole copy, and puts a damaged one right from the other.
-    pub(crate) fn read(medium: &mut impl Medium) -> Result<Superblock, Error> {
+    /// Reads the first whole copy, and puts a damaged one right from the other. Says whether one was damaged.
+    pub(crate) fn read(medium: &mut impl Medium) -> Result<(Superblock, bool), Error> {
         let damaged = |detail| Error::Damaged { part: Part::Superblock, detail };
         if medium.size() < layout::FIXED_END {
             return Err(damaged("the file is too short"));
@@ -98,7 +98,7 @@ impl Superblock {
                 medium.write(at, &found.encode()).map_err(Error::io("repairing the superblock"))?;
             }
         }
-        Ok(found)
+        Ok((found, copies.contains(&None)))
     }
 }
 

@@ -8,6 +8,7 @@
 use crate::Error;
 use crate::layout::{WITNESSES, checksum, put, u32_at, u64_at};
 use crate::medium::Medium;
+use crate::mutation::{self, Mutation};
 
 const BYTES: usize = 64;
 
@@ -19,9 +20,60 @@ pub(crate) struct Line {
     pub(crate) durable_position: u64,
     pub(crate) durable_op: u64,
     pub(crate) control_sequence: u64,
+    /// Until a later line is durable, no frame is stored that ends beyond this position.
+    pub(crate) reach: u64,
+}
+
+/// What the two lines of a store say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lines {
+    /// The newest whole line and the other one.
+    found: [Option<Line>; 2],
+}
+
+impl Lines {
+    /// Reads both lines.
+    pub(crate) fn read(medium: &impl Medium, salt: u64) -> Result<Lines, Error> {
+        let mut found = [None; 2];
+        for (line, at) in found.iter_mut().zip(WITNESSES) {
+            let mut bytes = [0; BYTES];
+            medium.read(at, &mut bytes).map_err(Error::io("reading the witness line"))?;
+            *line = (u32_at(&bytes, 0) == checksum(salt, &bytes[4..])).then(|| Line {
+                sequence: u64_at(&bytes, 8),
+                epoch: u32_at(&bytes, 4),
+                durable_position: u64_at(&bytes, 16),
+                durable_op: u64_at(&bytes, 24),
+                control_sequence: u64_at(&bytes, 32),
+                reach: u64_at(&bytes, 40),
+            });
+        }
+        found.sort_by_key(|line: &Option<Line>| std::cmp::Reverse(line.map(|line| line.sequence)));
+        Ok(Lines { found })
+    }
+
+    /// Says nothing, and so is always true, if there is none.
+    pub(crate) fn newest(&self) -> Option<Line> {
+        self.found[0]
+    }
+
+    /// No frame was stored beyond. Only two lines that follow one another tell: the durable one is then among them.
+    pub(crate) fn reach(&self) -> u64 {
+        match self.found {
+            [Some(newest), Some(other)] if newest.sequence == other.sequence.wrapping_add(1) => {
+                newest.reach.max(other.reach)
+            }
+            [Some(newest), _] if mutation::active(Mutation::LoneReach) => newest.reach,
+            _ => u64::MAX,
+        }
+    }
 }
 
 impl Line {
+    /// How far frames may reach once this line is durable; before the first line, as far as they like.
+    pub(crate) fn reach_or_all(&self) -> u64 {
+        if self.sequence == 0 { u64::MAX } else { self.reach }
+    }
+
     /// Stores the line over the older of the two.
     pub(crate) fn write(&self, medium: &mut impl Medium, salt: u64) -> Result<(), Error> {
         let mut bytes = [0; BYTES];
@@ -30,28 +82,9 @@ impl Line {
         put(&mut bytes, 16, &self.durable_position.to_le_bytes());
         put(&mut bytes, 24, &self.durable_op.to_le_bytes());
         put(&mut bytes, 32, &self.control_sequence.to_le_bytes());
+        put(&mut bytes, 40, &self.reach.to_le_bytes());
         let sum = checksum(salt, &bytes[4..]);
         put(&mut bytes, 0, &sum.to_le_bytes());
         medium.write(WITNESSES[(self.sequence & 1) as usize], &bytes).map_err(Error::io("writing the witness line"))
-    }
-
-    /// The newest whole line; all zero if there is none, which says nothing and so is always true.
-    pub(crate) fn read(medium: &impl Medium, salt: u64) -> Result<Line, Error> {
-        let mut newest = Line::default();
-        for at in WITNESSES {
-            let mut bytes = [0; BYTES];
-            medium.read(at, &mut bytes).map_err(Error::io("reading the witness line"))?;
-            let line = Line {
-                sequence: u64_at(&bytes, 8),
-                epoch: u32_at(&bytes, 4),
-                durable_position: u64_at(&bytes, 16),
-                durable_op: u64_at(&bytes, 24),
-                control_sequence: u64_at(&bytes, 32),
-            };
-            if u32_at(&bytes, 0) == checksum(salt, &bytes[4..]) && line.sequence >= newest.sequence {
-                newest = line;
-            }
-        }
-        Ok(newest)
     }
 }

@@ -102,7 +102,7 @@ fn a_later_version_of_the_format_is_named() {
     let mut bytes = fs::read(&path).unwrap();
     (bytes[8], bytes[0x1008]) = (9, 9);
     fs::write(&path, bytes).unwrap();
-    assert!(matches!(Store::open(dir.path(), &file()), Err(Error::Version { found: 9, known: 1 })));
+    assert!(matches!(Store::open(dir.path(), &file()), Err(Error::Version { found: 9, known: 2 })));
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Store {
     pub(crate) fn format(identity: Identity, plan: &MediumPlan, mutation: Mutation) -> Self {
         let backend = if plan.durability == Durability::Memory { Backend::Shm } else { Backend::File };
         let witness = if plan.witness_is_sync { Witness::Sync } else { Witness::Lazy };
-        let options = nvm_log::Options { backend, ring_bytes: plan.ring_bytes, witness };
+        let options = nvm_log::Options { backend, ring_bytes: plan.ring_bytes, witness, skip_covered: false };
         let disk = SimDisk::forgetful(plan.unit_bytes);
         disk.set_boot_id([1; 16]);
         disk.set_gathers(plan.unit_bytes >= SECTOR_BYTES);
