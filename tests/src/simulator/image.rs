@@ -112,25 +112,34 @@ impl Image {
     }
 
     /// Whether a recovery found this. Released entries may still be there. `damaged`: the snapshot before the last will do,
-    /// if the log goes on from it.
+    /// if the log goes on from it, and so will a log without entries that the snapshot covers.
     pub(crate) fn is_what(&self, found: &Recovered, damaged: bool) -> bool {
         let snapshot_op = found.snapshot.as_ref().map_or(0, |image| image.viewstamp.op);
         let own_op = self.snapshot.as_ref().map_or(0, |image| image.viewstamp.op);
-        let released = match found.entries.len().checked_sub(self.entries.len()) {
-            Some(released) if last_of(found) == self.last() && found.control == self.control => released,
-            _ => return false,
-        };
+        let (released, left_behind) = self.difference(found);
+        let is_covered = |entry: &Arc<Entry>| damaged && entry.viewstamp.op <= snapshot_op;
+        if last_of(found) != self.last() || !self.entries.iter().take(left_behind).all(is_covered) {
+            return false;
+        }
         let same_snapshot = found.snapshot == self.snapshot || (damaged && snapshot_op < own_op);
         let goes_on = found.entries.first().is_none_or(|first| first.previous.op <= snapshot_op);
         let chained = found.entries.windows(2).all(|pair| pair[1].previous == pair[0].viewstamp);
-        let same = found.entries[released..].iter().zip(&self.entries).all(|(found, own)| *found == **own);
-        same_snapshot && goes_on && chained && same
+        let own = self.entries.iter().skip(left_behind);
+        let same = found.entries[released..].iter().zip(own).all(|(found, own)| *found == **own);
+        found.control == self.control && same_snapshot && goes_on && chained && same
+    }
+
+    /// How many entries were found that are released, and how many were left behind. One of the two is zero.
+    fn difference(&self, found: &Recovered) -> (usize, usize) {
+        let (found, own) = (found.entries.len(), self.entries.len());
+        (found.saturating_sub(own), own.saturating_sub(found))
     }
 
     /// The image, with what was found beside it: entries that are still there although released, an older snapshot. Returns
     /// those entries too.
     pub(crate) fn completed(mut self, found: &Recovered) -> (Image, Vec<Arc<Entry>>) {
-        let released = found.entries.len() - self.entries.len();
+        let (released, left_behind) = self.difference(found);
+        self.entries.drain(..left_behind);
         let extra: Vec<Arc<Entry>> = found.entries[..released].iter().map(|entry| Arc::new(entry.clone())).collect();
         for entry in extra.iter().rev() {
             self.entries.push_front(Arc::clone(entry));
