@@ -1,14 +1,18 @@
-//! What a million held locks cost: resident memory per lock, and the time of an op, names in order and at random.
+//! What a million held locks cost: resident memory per lock, the time of an op, names in order and at random, and how long one
+//! has to wait for a snapshot: at once, or in parts.
 //!
 //! `cargo run --release -p lock-server --example lock_table`
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lock_protocol::{ClientIdentity, Command, FencingToken, LockName, Mode, Open, Request, RequestNumber, SessionId};
 use lock_server::machine::{Machine, Op};
 use rsm::StateMachine;
+use rsm::limits::SNAPSHOT_PART_BYTES;
 
 const LOCKS: u64 = 1_000_000;
+/// While a part is on its way to the medium, some hundred ops are executed.
+const OPS_BETWEEN_PARTS: usize = 200;
 /// 4 KiB on the machines that this is run on.
 const PAGE_BYTES: u64 = 4096;
 
@@ -31,11 +35,56 @@ fn main() -> anyhow::Result<()> {
         let started = Instant::now();
         Machine::default().restore(&snapshot).map_err(anyhow::Error::msg)?;
         println!("{what}: snapshot {} bytes in {wrote:?}, restored in {:?}", snapshot.len(), started.elapsed());
+        in_parts(what, &mut machine, name)?;
         let release =
             |lock| anyhow::Ok(Command::Release { name: name(lock)?, token: FencingToken(lock + 2), requeue: None });
-        println!("{what}: release {} ns", timed(&mut machine, 2 + 2 * LOCKS, release)?);
+        let first = machine.applied() + 1;
+        println!("{what}: release {} ns", timed(&mut machine, first, release)?);
         println!("{what}: {} locks left", machine.lock_count());
     }
+    Ok(())
+}
+
+/// A snapshot in parts as a replica takes it, with other sessions' ops between them, and a session's mass expiry after it.
+fn in_parts(
+    what: &str,
+    machine: &mut Machine,
+    name: impl Fn(u64) -> Result<LockName, lock_protocol::NameError>,
+) -> anyhow::Result<()> {
+    let mut op = machine.applied();
+    let mut longest = [Duration::ZERO; 3];
+    let mut measured = |index: usize, work: &mut dyn FnMut()| {
+        let started = Instant::now();
+        work();
+        longest[index] = longest[index].max(started.elapsed());
+    };
+    op += 1;
+    let other = SessionId(op);
+    machine.apply(op, &Op::Open(Open { nonce: 2, lease_ms: 60_000, identity: ClientIdentity::default() }).encode());
+    let mut part = machine.begin_snapshot(SNAPSHOT_PART_BYTES);
+    let (mut parts, mut bytes) = (1, part.bytes.len());
+    while !part.is_last {
+        for _ in 0..OPS_BETWEEN_PARTS {
+            op += 1;
+            // A new one, or a place in the queue of one that is held, anywhere in the table.
+            let name = name(op.wrapping_mul(7_919) % (2 * LOCKS))?;
+            let request = Request { number: RequestNumber(op), command: Command::Acquire { name, mode: Mode::Shared } };
+            let command = Op::Request { session: other, floor: RequestNumber(op), request }.encode();
+            measured(0, &mut || drop(machine.apply(op, &command)));
+        }
+        measured(1, &mut || part = machine.next_snapshot_part(SNAPSHOT_PART_BYTES));
+        (parts, bytes) = (parts + 1, bytes + part.bytes.len());
+    }
+    op += 1;
+    machine.apply(op, &Op::Close { session: other }.encode());
+    while machine.needs_sweep() {
+        op += 1;
+        measured(2, &mut || drop(machine.apply(op, &Op::Sweep.encode())));
+    }
+    let [op, part, sweep] = longest;
+    println!(
+        "{what}: {bytes} bytes in {parts} parts, the longest {part:?}; the longest op between them {op:?}, sweep {sweep:?}"
+    );
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rsm::{Application, StateMachine};
+use rsm::{Application, SnapshotPart, StateMachine};
 use tokio::sync::watch;
 
 use crate::clock::RawTime;
@@ -158,6 +158,18 @@ impl StateMachine for LockApplication {
 
     fn snapshot(&self) -> Vec<u8> {
         self.machine.snapshot()
+    }
+
+    fn begin_snapshot(&mut self, budget_bytes: usize) -> SnapshotPart {
+        self.machine.begin_snapshot(budget_bytes)
+    }
+
+    fn next_snapshot_part(&mut self, budget_bytes: usize) -> SnapshotPart {
+        self.machine.next_snapshot_part(budget_bytes)
+    }
+
+    fn abandon_snapshot(&mut self) {
+        self.machine.abandon_snapshot();
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {

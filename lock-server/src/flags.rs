@@ -140,7 +140,7 @@ impl ServeFlags {
             durability: self.durability,
             memory_dir: self.memory_dir(id, data_dir),
             ring_bytes: self.log_mib << 20,
-            snapshot_every_bytes: usize::try_from(self.log_mib << 18).unwrap_or(usize::MAX),
+            snapshot_every_bytes: usize::try_from(self.log_mib << 16).unwrap_or(usize::MAX),
             ..NodeSettings::new(MemberId(id), self.name.clone(), members, data_dir)
         };
         Ok(ServerSettings { node, listen, listen_anywhere: self.insecure_listen_anywhere })

@@ -29,6 +29,8 @@ pub enum Mutant {
     IgnoresFloor,
     /// Requests: snapshots leave the duplicate window out.
     SnapshotForgets,
+    /// Snapshots: what is changed while one is taken is not kept as it was.
+    SnapshotTears,
     /// Requests: a repeated acquire is answered as it was at first, queued for ever.
     StaleQueued,
     /// Requests: a cancel that overtakes its acquire leaves no trace.
@@ -57,7 +59,7 @@ pub enum Mutant {
 
 /// All of them, with their names on the command line.
 #[cfg(any(test, feature = "mutants"))]
-pub const MUTANTS: [(&str, Mutant); 24] = [
+pub const MUTANTS: [(&str, Mutant); 25] = [
     ("clock-first", Mutant::ClockFirst),
     ("elapsed-twice", Mutant::ElapsedTwice),
     ("former-term", Mutant::FormerTerm),
@@ -70,6 +72,7 @@ pub const MUTANTS: [(&str, Mutant); 24] = [
     ("executes-twice", Mutant::ExecutesTwice),
     ("ignores-floor", Mutant::IgnoresFloor),
     ("snapshot-forgets", Mutant::SnapshotForgets),
+    ("snapshot-tears", Mutant::SnapshotTears),
     ("stale-queued", Mutant::StaleQueued),
     ("cancel-forgotten", Mutant::CancelForgotten),
     ("cancel-keeps", Mutant::CancelKeeps),

@@ -146,6 +146,9 @@ pub enum Error {
         /// The log's last op.
         last_op: u64,
     },
+    /// A part of a snapshot that was not begun, or is finished. Nothing was written.
+    #[error("no snapshot is under way: begin one")]
+    NoSnapshot,
     /// An op outside what the call may name. Nothing was written.
     #[error("cannot {doing} op {op}: only ops from {low} to {high} are possible")]
     OutOfRange {
@@ -196,6 +199,7 @@ mod tests {
             Error::Unrepaired { first_op: 3, last_op: 5 },
             Error::RingSize { bytes: 3 },
             Error::NotContiguous { first_op: 3, count: 1, previous_op: 2, last_op: 1 },
+            Error::NoSnapshot,
             Error::OutOfRange { doing: "release", op: 9, low: 1, high: 2 },
         ];
         for error in all {

@@ -75,7 +75,12 @@ impl Geometry {
 
 /// A checksum that only this store's own bytes can have: the salt is random, from the superblock.
 pub(crate) fn checksum(salt: u64, bytes: &[u8]) -> u32 {
-    crc32c::crc32c_append((salt ^ (salt >> 32)) as u32, bytes)
+    checksum_on((salt ^ (salt >> 32)) as u32, bytes)
+}
+
+/// The checksum of bytes that follow others of which this is the checksum.
+pub(crate) fn checksum_on(sum: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(sum, bytes)
 }
 
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {

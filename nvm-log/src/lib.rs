@@ -4,7 +4,7 @@
 //!
 //! A replica must not forget what it has told others. It writes down three kinds of things: ops, in order ([`Store::append`]);
 //! a few numbers that are replaced, such as a promise or a vote ([`Store::set_control`]); and now and then the whole state, so that
-//! the ops before it can go ([`Store::write_snapshot`], [`Store::release_prefix`]). Then it calls [`Store::flush`], and when that returns it may speak.
+//! the ops before it can go ([`Store::begin_snapshot`], [`Store::finish_snapshot`], [`Store::release_prefix`]). Then it calls [`Store::flush`], and when that returns it may speak.
 //!
 //! This crate knows none of those words. To it an op is a number, a frame's body is bytes, and a view is a number beside the op.
 //!

@@ -26,6 +26,8 @@ pub enum Mutation {
     EagerReuse,
     /// A snapshot is switched to before it is durable.
     SwitchBeforeSnapshot,
+    /// The parts of a snapshot go over the newest one.
+    PartsOverNewest,
     /// What recovery found is not made durable before it is believed.
     BelieveUnflushed,
     /// A frame does not say how far the log was durable, and neither do control records and witness lines.
@@ -40,7 +42,7 @@ pub enum Mutation {
 
 /// Every one of them, for the crash enumerator.
 #[cfg(test)]
-pub(crate) const ALL: [Mutation; 15] = [
+pub(crate) const ALL: [Mutation; 16] = [
     Mutation::NoChain,
     Mutation::SameEpoch,
     Mutation::RewindingTruncate,
@@ -51,6 +53,7 @@ pub(crate) const ALL: [Mutation; 15] = [
     Mutation::NoLap,
     Mutation::EagerReuse,
     Mutation::SwitchBeforeSnapshot,
+    Mutation::PartsOverNewest,
     Mutation::BelieveUnflushed,
     Mutation::NoWitness,
     Mutation::TrustedIndex,

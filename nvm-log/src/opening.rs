@@ -61,6 +61,7 @@ impl<M: Medium> Store<M> {
             line,
             reach: 0,
             ring,
+            unfinished: None,
             damage,
             scrubber: Scrubber::default(),
             counters: Statistics::default(),

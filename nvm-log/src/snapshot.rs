@@ -1,20 +1,26 @@
-//! A snapshot area: a manifest with a checksum for each chunk, then the bytes.
+//! A snapshot area: a header, the bytes, then a checksum for each chunk of them.
 //!
-//! Two areas are used in turn. A snapshot goes to the one that the control record does not name as newest, is flushed
-//! there, and counts only when a control record that names it is durable. The record carries the manifest's checksum, so a half-written
-//! area is never taken for what it held before.
+//! Two areas are used in turn. A snapshot goes to the one that the control record does not name as newest, piece by piece as
+//! its bytes come, with frames and control records between the pieces. Header and checksums are stored last, since nobody knows the size
+//! before; then the area is flushed, and the snapshot counts only when a control record that names it is durable. The record carries the
+//! sum of header and checksums, so a half-written area is never taken for a snapshot: neither for the one that it will be, nor, in chunks that
+//! were written over, for the one that it was.
+//!
+//! Each piece is flushed as it is stored. Nothing rests on that: it is so that the last flush has little left to do, for frames wait behind it.
 
 use std::io;
 
-use crate::layout::{PAGE, checksum, put, u32_at, u64_at};
+use crate::layout::{PAGE, checksum, checksum_on, put, u32_at, u64_at};
 use crate::medium::Medium;
 use crate::mutation::{self, Mutation};
 use crate::{Error, SnapshotMeta};
 
 /// Bytes under one checksum.
-const CHUNK_BYTES: usize = 64 << 10;
-const MAGIC: u32 = u32::from_le_bytes(*b"SNP1");
+const CHUNK_BYTES: u64 = 64 << 10;
+const MAGIC: u32 = u32::from_le_bytes(*b"SNP2");
 const HEADER: usize = 64;
+/// Where the bytes begin.
+const DATA: u64 = PAGE;
 
 /// A snapshot that an area holds, as the control record names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,65 +52,121 @@ impl Stored {
     }
 }
 
-/// Where the bytes begin, for a snapshot of this size.
-fn data_offset(bytes: u64) -> Option<u64> {
-    let table = bytes.div_ceil(CHUNK_BYTES as u64).checked_mul(4)?;
-    table.checked_add(HEADER as u64)?.checked_next_multiple_of(PAGE)
+/// Where the checksums lie, behind so many bytes.
+fn sums_offset(bytes: u64) -> Option<u64> {
+    bytes.checked_add(DATA)?.checked_next_multiple_of(PAGE)
 }
 
-/// Writes a snapshot and makes it durable. It counts only when a control record names it.
-pub(crate) fn write(
-    area: &mut impl Medium,
-    salt: u64,
+/// The header, its own sum still missing.
+fn header(generation: u64, meta: SnapshotMeta, bytes: u64) -> Vec<u8> {
+    let mut header = vec![0; HEADER];
+    put(&mut header, 0, &MAGIC.to_le_bytes());
+    for (index, word) in [generation, meta.view, meta.op, meta.tag, bytes].iter().enumerate() {
+        put(&mut header, 8 + 8 * index, &word.to_le_bytes());
+    }
+    header
+}
+
+/// A snapshot on its way into an area. Forgotten, it leaves bytes that count for nothing.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    pub(crate) meta: SnapshotMeta,
     generation: u64,
-    meta: SnapshotMeta,
-    data: &[u8],
-) -> Result<Stored, Error> {
-    let size = data.len() as u64;
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace { bytes: size },
-        _ => Error::Io { doing: "writing the snapshot", source },
-    };
-    let limit_bytes = u64::MAX / 2;
-    let Some(start) = data_offset(size) else {
-        return Err(Error::TooLarge { what: "snapshot", bytes: size, limit_bytes });
-    };
-    let mut manifest = vec![0; HEADER];
-    put(&mut manifest, 0, &MAGIC.to_le_bytes());
-    for (index, word) in [generation, meta.view, meta.op, meta.tag, size].iter().enumerate() {
-        put(&mut manifest, 8 + 8 * index, &word.to_le_bytes());
+    salt: u64,
+    bytes: u64,
+    /// Of the chunks so far; the last may still grow.
+    sums: Vec<u32>,
+}
+
+impl Unfinished {
+    pub(crate) fn new(salt: u64, generation: u64, meta: SnapshotMeta) -> Unfinished {
+        Unfinished { meta, generation, salt, bytes: 0, sums: Vec::new() }
     }
-    for chunk in data.chunks(CHUNK_BYTES) {
-        manifest.extend_from_slice(&checksum(salt, chunk).to_le_bytes());
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
-    let manifest_sum = checksum(salt, &manifest[8..]);
-    put(&mut manifest, 4, &manifest_sum.to_le_bytes());
-    if area.size() < start + size {
-        area.resize(start + size).map_err(failed)?;
+
+    /// Stores the next bytes, and flushes them.
+    pub(crate) fn append(&mut self, area: &mut impl Medium, data: &[u8]) -> Result<(), Error> {
+        let size = self.bytes.saturating_add(data.len() as u64);
+        let end = sums_offset(size).filter(|&end| end <= u64::MAX / 2);
+        let too_large = Error::TooLarge { what: "snapshot", bytes: size, limit_bytes: u64::MAX / 2 };
+        self.reserve(area, end.ok_or(too_large)?)?;
+        area.write(DATA + self.bytes, data).map_err(|source| self.failed(source))?;
+        self.sum(data);
+        self.flush(area)
     }
-    area.write(start, data).map_err(failed)?;
-    area.write(0, &manifest).map_err(failed)?;
-    if !mutation::active(Mutation::SwitchBeforeSnapshot) {
-        area.flush().map_err(Error::io("flushing the snapshot"))?;
+
+    /// Stores header and checksums, and makes the whole durable. It counts only when a control record names it.
+    pub(crate) fn finish(self, area: &mut impl Medium) -> Result<Stored, Error> {
+        let mut manifest = header(self.generation, self.meta, self.bytes);
+        manifest.extend(self.sums.iter().flat_map(|sum| sum.to_le_bytes()));
+        let manifest_sum = checksum(self.salt, &manifest[8..]);
+        put(&mut manifest, 4, &manifest_sum.to_le_bytes());
+        let at = DATA + self.bytes.next_multiple_of(PAGE);
+        let sums = &manifest[HEADER..];
+        self.reserve(area, at + sums.len() as u64)?;
+        area.write(at, sums).map_err(|source| self.failed(source))?;
+        area.write(0, &manifest[..HEADER]).map_err(|source| self.failed(source))?;
+        self.flush(area)?;
+        Ok(Stored { generation: self.generation, meta: self.meta, bytes: self.bytes, manifest_sum })
     }
-    Ok(Stored { generation, meta, bytes: size, manifest_sum })
+
+    fn sum(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            let within = self.bytes % CHUNK_BYTES;
+            let (now, later) = data.split_at(data.len().min((CHUNK_BYTES - within) as usize));
+            match self.sums.last_mut().filter(|_| within > 0) {
+                Some(sum) => *sum = checksum_on(*sum, now),
+                None => self.sums.push(checksum(self.salt, now)),
+            }
+            self.bytes += now.len() as u64;
+            data = later;
+        }
+    }
+
+    /// Grows the area by halves, so that its size seldom changes.
+    fn reserve(&self, area: &mut impl Medium, end: u64) -> Result<(), Error> {
+        let size = area.size();
+        if size >= end {
+            return Ok(());
+        }
+        area.resize(end.max(size + size / 2)).map_err(|source| self.failed(source))
+    }
+
+    fn flush(&self, area: &mut impl Medium) -> Result<(), Error> {
+        if mutation::active(Mutation::SwitchBeforeSnapshot) {
+            return Ok(());
+        }
+        area.flush().map_err(Error::io("flushing the snapshot"))
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace { bytes: self.bytes },
+            _ => Error::Io { doing: "writing the snapshot", source },
+        }
+    }
 }
 
 /// The bytes of a snapshot that the control record names, or none if any of them is damaged.
 pub(crate) fn read(area: &impl Medium, salt: u64, stored: &Stored) -> Result<Option<Vec<u8>>, Error> {
-    let end = data_offset(stored.bytes).and_then(|start| Some((start, start.checked_add(stored.bytes)?)));
-    let Some((start, _)) = end.filter(|&(_, end)| end <= area.size()) else { return Ok(None) };
-    let chunks = stored.bytes.div_ceil(CHUNK_BYTES as u64) as usize;
-    let mut manifest = vec![0; HEADER + 4 * chunks];
-    area.read(0, &mut manifest).map_err(Error::io("reading the snapshot"))?;
+    let count = stored.bytes.div_ceil(CHUNK_BYTES);
+    let at = sums_offset(stored.bytes).and_then(|at| Some((at, at.checked_add(4 * count)?)));
+    let Some((at, _)) = at.filter(|&(_, end)| end <= area.size()) else { return Ok(None) };
+    let mut manifest = vec![0; HEADER + 4 * count as usize];
+    let (header, sums) = manifest.split_at_mut(HEADER);
+    area.read(0, header).map_err(Error::io("reading the snapshot"))?;
+    area.read(at, sums).map_err(Error::io("reading the snapshot"))?;
     let sum = checksum(salt, &manifest[8..]);
     if u32_at(&manifest, 0) != MAGIC || sum != u32_at(&manifest, 4) || sum != stored.manifest_sum {
         return Ok(None);
     }
     let mut data = vec![0; stored.bytes as usize];
-    area.read(start, &mut data).map_err(Error::io("reading the snapshot"))?;
+    area.read(DATA, &mut data).map_err(Error::io("reading the snapshot"))?;
     let whole = data
-        .chunks(CHUNK_BYTES)
+        .chunks(CHUNK_BYTES as usize)
         .enumerate()
         .all(|(index, chunk)| checksum(salt, chunk) == u32_at(&manifest, HEADER + 4 * index));
     Ok(whole.then_some(data))

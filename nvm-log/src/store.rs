@@ -15,7 +15,7 @@ use crate::recovery::{Recovery, SnapshotMeta};
 use crate::repair::Damage;
 use crate::ring::Ring;
 use crate::scrub::Scrubber;
-use crate::snapshot;
+use crate::snapshot::{self, Unfinished};
 use crate::statistics::Statistics;
 use crate::superblock::{Identity, Superblock};
 use crate::witness::Line;
@@ -38,6 +38,8 @@ pub struct Store<M: Medium = Native> {
     /// No frame may be stored that ends beyond this position: a durable line says so.
     pub(crate) reach: u64,
     pub(crate) ring: Ring,
+    /// A snapshot on its way into the spare area.
+    pub(crate) unfinished: Option<Unfinished>,
     pub(crate) damage: Option<Damage>,
     pub(crate) scrubber: Scrubber,
     pub(crate) counters: Statistics,
@@ -95,6 +97,7 @@ impl<M: Medium> Store<M> {
             line: Line::default(),
             reach: u64::MAX,
             ring,
+            unfinished: None,
             damage: None,
             scrubber: Scrubber::default(),
             counters: Statistics::default(),
@@ -177,50 +180,79 @@ impl<M: Medium> Store<M> {
         Ok(())
     }
 
-    /// Writes a snapshot into the spare area and switches to it. Durable on return, with all that was pending. The log stays,
-    /// unless it ends before the snapshot's op: then it goes on from there.
+    /// Begins a snapshot of the state after the op that `meta` names; one that was begun before is forgotten. Appends, flushes and
+    /// everything else may come between its parts.
+    pub fn begin_snapshot(&mut self, meta: SnapshotMeta) -> Result<(), Error> {
+        self.check()?;
+        let generation =
+            1 + self.newest().and_then(|area| self.record.snapshots[area]).map_or(0, |stored| stored.generation);
+        self.unfinished = Some(Unfinished::new(self.superblock.salt, generation, meta));
+        Ok(())
+    }
+
+    /// Stores the next bytes of the snapshot that was begun, in the spare area, and flushes them there. They count for
+    /// nothing until the snapshot is switched to.
     ///
     /// # Errors
-    /// [`Error::NoSpace`], [`Error::OutOfRange`]: the snapshot before is still in place.
+    /// [`Error::NoSpace`], [`Error::NoSnapshot`]: the snapshot before is still in place.
+    pub fn append_snapshot(&mut self, data: &[u8]) -> Result<(), Error> {
+        self.check()?;
+        let spare = self.spare();
+        let unfinished = self.unfinished.as_mut().ok_or(Error::NoSnapshot)?;
+        let written = unfinished.append(&mut self.media.areas[spare], data);
+        self.poison_on_io(written)
+    }
+
+    /// The snapshot that was begun and not finished, and how many bytes of it are stored.
+    pub fn unfinished_snapshot(&self) -> Option<(SnapshotMeta, u64)> {
+        self.unfinished.as_ref().map(|unfinished| (unfinished.meta, unfinished.bytes()))
+    }
+
+    /// Switches to the snapshot that was begun. Durable on return, with all that was pending. The log stays, unless it ends
+    /// before the snapshot's op: then it goes on from there.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::OutOfRange`], [`Error::NoSnapshot`]: the snapshot before is still in place.
+    pub fn finish_snapshot(&mut self) -> Result<(), Error> {
+        self.switch_snapshot(true, None)
+    }
+
+    /// Takes over a snapshot from elsewhere, which was begun here: switches to it, drops the log unless the suffix is kept,
+    /// and replaces the control blob, in one atomic record. Durable on return. A suffix that does not reach beyond the snapshot
+    /// cannot be kept. Dropping the log also settles damage to it.
+    ///
+    /// # Errors
+    /// As [`Store::finish_snapshot`].
+    pub fn install_snapshot(&mut self, keep_suffix: bool, control: &[u8]) -> Result<(), Error> {
+        check_blob(control)?;
+        self.switch_snapshot(keep_suffix, Some(control))
+    }
+
+    /// Begins, writes and finishes a small snapshot.
+    ///
+    /// # Errors
+    /// As [`Store::finish_snapshot`].
     pub fn write_snapshot(&mut self, meta: SnapshotMeta, data: &[u8]) -> Result<(), Error> {
-        self.switch_snapshot(meta, data, true, None)
+        self.begin_snapshot(meta)?;
+        self.append_snapshot(data)?;
+        self.finish_snapshot()
     }
 
-    /// Takes over a snapshot from elsewhere: switches to it, drops the log unless the suffix is kept, and replaces the
-    /// control blob, in one atomic record. Durable on return. A suffix that does not reach beyond the snapshot cannot be kept.
-    /// Dropping the log also settles damage to it.
-    pub fn install_snapshot(
-        &mut self,
-        meta: SnapshotMeta,
-        data: &[u8],
-        keep_suffix: bool,
-        control: &[u8],
-    ) -> Result<(), Error> {
-        self.switch_snapshot(meta, data, keep_suffix, Some(control))
-    }
-
-    fn switch_snapshot(
-        &mut self,
-        meta: SnapshotMeta,
-        data: &[u8],
-        keep_suffix: bool,
-        control: Option<&[u8]>,
-    ) -> Result<(), Error> {
+    fn switch_snapshot(&mut self, keep_suffix: bool, control: Option<&[u8]>) -> Result<(), Error> {
         if keep_suffix {
             self.check_whole()?
         } else {
             self.check()?
         }
-        check_blob(control.unwrap_or_default())?;
+        let unfinished = self.unfinished.take().ok_or(Error::NoSnapshot)?;
+        let meta = unfinished.meta;
         let keeps = keep_suffix && meta.op <= self.last_op();
         let low = self.ring.head().op.max(self.snapshot().map_or(0, |meta| meta.op));
         if meta.op == u64::MAX || (keeps && meta.op < low) {
             return Err(Error::OutOfRange { doing: "take a snapshot at", op: meta.op, low, high: u64::MAX - 1 });
         }
-        let current = self.newest();
-        let spare = current.map_or(0, |area| 1 - area);
-        let generation = 1 + current.and_then(|area| self.record.snapshots[area]).map_or(0, |stored| stored.generation);
-        let written = snapshot::write(&mut self.media.areas[spare], self.superblock.salt, generation, meta, data);
+        let spare = self.spare();
+        let written = unfinished.finish(&mut self.media.areas[spare]);
         self.record.snapshots[spare] = Some(self.poison_on_io(written)?);
         self.record.starts[spare] = self.ring.start_after(meta.op);
         if !keeps {
@@ -346,6 +378,12 @@ impl<M: Medium> Store<M> {
 
     pub(crate) fn newest(&self) -> Option<usize> {
         self.record.newest_snapshot()
+    }
+
+    /// The area to which the next snapshot goes.
+    fn spare(&self) -> usize {
+        let reuses_newest = mutation::active(Mutation::PartsOverNewest);
+        self.newest().map_or(0, |area| if reuses_newest { area } else { 1 - area })
     }
 
     /// Whose store it is.

@@ -37,12 +37,17 @@ impl Entry {
         self.previous.op + 1
     }
 
+    /// How many op numbers it takes.
+    pub fn op_count(&self) -> usize {
+        match &self.payload {
+            Payload::Barrier => 1,
+            Payload::Batch(commands) => commands.len(),
+        }
+    }
+
     /// Whether its numbers fit together; an entry from a peer or a medium that fails this is dropped.
     pub fn is_sound(&self) -> bool {
-        let ops = match &self.payload {
-            Payload::Barrier => 1,
-            Payload::Batch(commands) => commands.len() as u64,
-        };
+        let ops = self.op_count() as u64;
         ops > 0
             && self.viewstamp.view >= self.previous.view
             && self.previous.op.checked_add(ops) == Some(self.viewstamp.op)

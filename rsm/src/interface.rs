@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::{
-    Change, ChangeError, ClusterId, Control, Entry, Founding, Identity, Incarnation, MemberId, Message, View, Viewstamp,
+    Change, ChangeError, ClusterId, Control, Entry, Founding, Identity, Incarnation, MemberId, Message, SnapshotImage,
+    View, Viewstamp,
 };
 
 /// A moment on the member's own monotonic clock, µs since an arbitrary start. Never compared between members, and never
@@ -101,7 +102,17 @@ pub enum Record {
         /// The last op to stay.
         op: u64,
     },
-    /// A snapshot of this member's own state; once it is durable, entries up to `release` are not needed any more. A witness
+    /// A part of a snapshot of this member's own state, ahead of the whole: so that it need not be written in one go. It counts
+    /// for nothing, and a later one from offset 0 takes its place.
+    SnapshotPart {
+        /// The snapshot's.
+        viewstamp: Viewstamp,
+        /// Where the part begins: behind the one before.
+        offset: u64,
+        /// The part.
+        bytes: Arc<Vec<u8>>,
+    },
+    /// The whole of it, of which the last part at least was not given ahead; once it is durable, entries up to `release` are not needed any more. A witness
     /// has no state: its own are marks, empty, which only say how far it has dropped its log.
     Snapshot {
         /// The state.
@@ -119,15 +130,6 @@ pub enum Record {
         /// Written with it.
         control: Control,
     },
-}
-
-/// A state at a viewstamp.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotImage {
-    /// The last entry executed.
-    pub viewstamp: Viewstamp,
-    /// [`crate::StateMachine::snapshot`]; empty for a witness's mark.
-    pub state: Vec<u8>,
 }
 
 /// A message on its way.
@@ -183,7 +185,8 @@ pub struct Settings {
     pub address: String,
     /// Timers.
     pub timing: Timing,
-    /// A snapshot is taken when the log has grown by this much since the last, bytes.
+    /// A snapshot is taken when the log has grown by this much since the last, or by the last one's size if that is more, bytes.
+    /// At most by a sixth of the log's room.
     pub snapshot_every_bytes: usize,
     /// The log's room, bytes: at three quarters of it only urgent commands are ordered until a snapshot made room.
     pub log_capacity_bytes: usize,

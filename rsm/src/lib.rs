@@ -74,7 +74,8 @@
 //!   been needed; one that reaches too few of them for about two minutes stops too, and says that its store is to be kept.
 //! - A damaged entry is not repaired from another member: a store that is damaged refuses to start, and its member
 //!   rejoins with an empty one.
-//! - A snapshot is taken in one go on the replica thread, and its newest image stays in memory for laggards.
+//! - The newest snapshot's image stays in memory, for laggards; while one fetches the one before, both do.
+//! - A snapshot is restored in one go on the replica thread: a member that installs one is out of reach meanwhile.
 //! - After the loss of more than n - q stores the service waits for ever; there is no way yet to accept the loss.
 #![forbid(unsafe_code)]
 
@@ -82,6 +83,7 @@ mod change;
 mod control;
 mod entry;
 mod ids;
+mod image;
 mod interface;
 pub mod limits;
 mod log;
@@ -98,9 +100,8 @@ pub use change::{Change, ChangeError};
 pub use control::{Control, Identity};
 pub use entry::{Entry, Payload};
 pub use ids::{ClusterId, Incarnation, MemberId, Viewstamp};
-pub use interface::{
-    Input, Micros, Output, Record, Recovered, Rejection, Send, Settings, SnapshotImage, Status, Tag, Timing, Token,
-};
+pub use image::SnapshotImage;
+pub use interface::{Input, Micros, Output, Record, Recovered, Rejection, Send, Settings, Status, Tag, Timing, Token};
 pub use message::{Envelope, Founding, Health, Message};
 pub use replica::Replica;
 #[cfg(any(test, feature = "model"))]
@@ -115,5 +116,5 @@ pub mod storage {
     pub use crate::shell::{RecordStore, RecordWriter, Refusal, identity_of, recovered};
 }
 
-pub use state_machine::{Application, StateMachine};
+pub use state_machine::{Application, SnapshotPart, StateMachine};
 pub use view::{Kind, MEMBERS_MAX, Slot, Standing, View};

@@ -16,7 +16,13 @@ pub const WAITING_MAX_COMMANDS: usize = 64 << 10;
 pub const MESSAGE_MAX_BYTES: usize = 256 << 10;
 /// Entries on their way to one member and not acknowledged, bytes: a laggard is fed as fast as it swallows, and no faster.
 pub const OUTSTANDING_MAX_BYTES: usize = 2 * BATCH_MAX_BYTES;
-/// A piece of a snapshot, bytes.
+/// What one step adds to a snapshot, bytes: well below a millisecond of work, and of writing.
+pub const SNAPSHOT_PART_BYTES: usize = 128 << 10;
+/// Commands of the log that one step frees when a snapshot has made them superfluous: half a millisecond.
+pub const RELEASED_MAX_COMMANDS: usize = 4096;
+/// Parts of a superseded snapshot that one step frees.
+pub const SHED_MAX_PARTS: usize = 4;
+/// A piece of a snapshot on its way to another member, bytes.
 pub const CHUNK_MAX_BYTES: usize = 256 << 10;
 /// A snapshot that a member takes from another, bytes: what a hostile or broken peer could make us hold.
 pub const SNAPSHOT_MAX_BYTES: u64 = 4 << 30;
@@ -24,4 +30,5 @@ pub const SNAPSHOT_MAX_BYTES: u64 = 4 << 30;
 pub const HASHES_KEPT: usize = 1024;
 
 const _: () = assert!(COMMAND_MAX_BYTES <= BATCH_MAX_BYTES && BATCH_MAX_BYTES <= OUTSTANDING_MAX_BYTES);
+const _: () = assert!(SNAPSHOT_PART_BYTES <= CHUNK_MAX_BYTES);
 const _: () = assert!(CHUNK_MAX_BYTES <= MESSAGE_MAX_BYTES);

@@ -5,22 +5,33 @@
 //! is the viewstamp before the first entry kept; everything up to it is committed and lies in a snapshot.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::{Entry, Viewstamp};
 
 /// A suffix of the log.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Log {
     base: Viewstamp,
-    entries: VecDeque<Arc<Entry>>,
-    bytes: usize,
+    entries: VecDeque<Held>,
+    /// What the entries before the first took, bytes.
+    start: u64,
+    /// Entries up to this op may go; they do so by and by.
+    released: u64,
+}
+
+/// An entry, and what it and those before it take, bytes.
+#[derive(Clone)]
+struct Held {
+    entry: Arc<Entry>,
+    end: u64,
 }
 
 impl Log {
     /// A log that starts after `base`.
     pub(crate) fn starting_after(base: Viewstamp) -> Self {
-        Log { base, entries: VecDeque::new(), bytes: 0 }
+        Log { base, ..Log::default() }
     }
 
     /// The viewstamp before the first entry kept.
@@ -30,12 +41,27 @@ impl Log {
 
     /// The last viewstamp; the base's, where there is no entry.
     pub(crate) fn last(&self) -> Viewstamp {
-        self.entries.back().map_or(self.base, |entry| entry.viewstamp)
+        self.entries.back().map_or(self.base, |held| held.entry.viewstamp)
     }
 
     /// Roughly what the entries take, bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        usize::try_from(self.end() - self.start).unwrap_or(usize::MAX)
+    }
+
+    fn end(&self) -> u64 {
+        self.entries.back().map_or(self.start, |held| held.end)
+    }
+
+    /// How many entries lie up to an op.
+    fn count_to(&self, op: u64) -> usize {
+        self.entries.partition_point(|held| held.entry.viewstamp.op <= op)
+    }
+
+    /// What the entries after one op and up to another take, bytes.
+    pub(crate) fn bytes_between(&self, after: u64, upto: u64) -> u64 {
+        let end = |count: usize| count.checked_sub(1).map_or(self.start, |last| self.entries[last].end);
+        end(self.count_to(upto)).saturating_sub(end(self.count_to(after)))
     }
 
     /// Whether the log holds this viewstamp (its base counts).
@@ -43,32 +69,31 @@ impl Log {
         viewstamp == self.base
             || self
                 .entries
-                .binary_search_by_key(&viewstamp.op, |entry| entry.viewstamp.op)
-                .is_ok_and(|at| self.entries[at].viewstamp == viewstamp)
+                .binary_search_by_key(&viewstamp.op, |held| held.entry.viewstamp.op)
+                .is_ok_and(|at| self.entries[at].entry.viewstamp == viewstamp)
     }
 
     /// The highest viewstamp held that is not above the given one; `None` if that lies before the base.
     pub(crate) fn floor(&self, viewstamp: Viewstamp) -> Option<Viewstamp> {
-        let not_above = self
-            .entries
-            .partition_point(|entry| entry.viewstamp.op <= viewstamp.op && entry.viewstamp.view <= viewstamp.view);
+        let not_above = self.entries.partition_point(|Held { entry, .. }| {
+            entry.viewstamp.op <= viewstamp.op && entry.viewstamp.view <= viewstamp.view
+        });
         match not_above {
             0 => (self.base.op <= viewstamp.op && self.base.view <= viewstamp.view).then_some(self.base),
-            count => Some(self.entries[count - 1].viewstamp),
+            count => Some(self.entries[count - 1].entry.viewstamp),
         }
     }
 
     /// The entry that follows a viewstamp of the log.
     pub(crate) fn next(&self, viewstamp: Viewstamp) -> Option<&Arc<Entry>> {
-        self.entries.get(self.entries.partition_point(|entry| entry.viewstamp.op <= viewstamp.op))
+        self.entries.get(self.count_to(viewstamp.op)).map(|held| &held.entry)
     }
 
     /// The entries after a viewstamp of the log, as many as fit into `max_bytes`, but one at least.
     pub(crate) fn after(&self, viewstamp: Viewstamp, max_bytes: usize) -> Vec<Arc<Entry>> {
-        let start = self.entries.partition_point(|entry| entry.viewstamp.op <= viewstamp.op);
         let mut bytes = 0;
         let mut found = Vec::new();
-        for entry in self.entries.range(start..) {
+        for Held { entry, .. } in self.entries.range(self.count_to(viewstamp.op)..) {
             bytes += entry.size_bytes();
             if bytes > max_bytes && !found.is_empty() {
                 break;
@@ -80,37 +105,56 @@ impl Log {
 
     /// How many entries lie after an op.
     pub(crate) fn count_after(&self, op: u64) -> usize {
-        self.entries.len() - self.entries.partition_point(|entry| entry.viewstamp.op <= op)
+        self.entries.len() - self.count_to(op)
     }
 
     /// Adds an entry at the end.
     pub(crate) fn append(&mut self, entry: Arc<Entry>) {
         assert_eq!(entry.previous, self.last(), "a log has no gaps: acknowledging one would lose what is missing");
-        self.bytes += entry.size_bytes();
-        self.entries.push_back(entry);
+        let end = self.end() + entry.size_bytes() as u64;
+        self.entries.push_back(Held { entry, end });
     }
 
     /// Drops all entries above a viewstamp of the log.
     pub(crate) fn truncate_after(&mut self, viewstamp: Viewstamp) {
         assert!(self.contains(viewstamp), "a log is cut between entries");
-        while self.entries.back().is_some_and(|entry| entry.viewstamp.op > viewstamp.op) {
-            self.bytes -= self.entries.pop_back().map_or(0, |entry| entry.size_bytes());
+        self.entries.truncate(self.count_to(viewstamp.op));
+    }
+
+    /// The entries up to an op lie in a snapshot: they are not needed any more.
+    pub(crate) fn release(&mut self, op: u64) {
+        self.released = self.released.max(op);
+    }
+
+    /// Drops released entries, of so many commands or one entry more.
+    pub(crate) fn drop_released(&mut self, max_commands: usize) {
+        let mut commands = 0;
+        while commands < max_commands
+            && let Some(held) = self.entries.pop_front_if(|held| held.entry.viewstamp.op <= self.released)
+        {
+            self.base = held.entry.viewstamp;
+            self.start = held.end;
+            commands += held.entry.op_count();
         }
     }
 
-    /// Drops the entries up to an op; they lie in a snapshot.
+    /// Drops the entries up to an op at once.
     pub(crate) fn drop_prefix(&mut self, op: u64) {
-        while self.entries.front().is_some_and(|entry| entry.viewstamp.op <= op) {
-            if let Some(entry) = self.entries.pop_front() {
-                self.bytes -= entry.size_bytes();
-                self.base = entry.viewstamp;
-            }
-        }
+        self.release(op);
+        self.drop_released(usize::MAX);
     }
 
     /// All viewstamps, ascending.
     pub(crate) fn viewstamps(&self) -> impl Iterator<Item = Viewstamp> {
-        self.entries.iter().map(|entry| entry.viewstamp)
+        self.entries.iter().map(|held| held.entry.viewstamp)
+    }
+}
+
+impl fmt::Debug for Log {
+    /// What it holds; not what has passed through it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entries: Vec<_> = self.entries.iter().map(|held| &held.entry).collect();
+        f.debug_struct("Log").field("base", &self.base).field("entries", &entries).finish()
     }
 }
 
@@ -153,6 +197,21 @@ mod tests {
         mine.truncate_after(at(1, 5));
         assert_eq!(mine.last(), at(1, 5));
         assert_eq!(mine.bytes(), 0);
+    }
+
+    #[test]
+    fn released_entries_go_a_few_commands_at_a_time() {
+        let mut mine = log(&[(1, 3), (1, 5), (2, 6), (2, 9)]);
+        let whole = mine.bytes() as u64;
+        assert_eq!(mine.bytes_between(0, 9), whole);
+        assert_eq!(mine.bytes_between(3, 6) + mine.bytes_between(0, 3) + mine.bytes_between(6, 9), whole);
+        mine.release(6);
+        mine.drop_released(1);
+        assert_eq!(mine.base(), at(1, 3));
+        mine.drop_released(3);
+        assert_eq!((mine.base(), mine.bytes() as u64), (at(2, 6), mine.bytes_between(6, 9)));
+        mine.drop_released(100);
+        assert_eq!(mine.base(), at(2, 6), "what is not released stays");
     }
 
     #[test]

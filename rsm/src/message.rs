@@ -153,7 +153,7 @@ pub enum Message {
         viewstamp: Viewstamp,
         /// Its size.
         bytes: u64,
-        /// FNV-1a over its bytes.
+        /// [`crate::SnapshotImage::digest`].
         hash: u64,
     },
     /// "Send me the snapshot from this offset."

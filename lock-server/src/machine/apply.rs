@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lock_protocol::{LockName, Open, Opened, RequestNumber, SessionId};
-use rsm::StateMachine;
+use rsm::{SnapshotPart, StateMachine};
 
 use super::effects::Effects;
 use super::limits::Limits;
 use super::op::{Op, Reply};
 use super::running_hash::RunningHash;
 use super::sessions::Sessions;
+use super::snapshot::Walk;
 use super::table::{Around, Table};
 use super::time::ServiceTime;
 use crate::mutant::{Mutant, Mutation};
@@ -30,6 +31,8 @@ pub struct Machine {
     pub(super) table: Table,
     /// Volatile; see the module.
     pub(super) effects: Effects,
+    /// A snapshot in parts that is under way.
+    pub(super) walk: Option<Walk>,
     pub(super) mutation: Mutation,
 }
 
@@ -43,7 +46,8 @@ impl Machine {
     #[cfg(any(test, feature = "mutants"))]
     pub fn with_mutant(mut self, mutant: Option<Mutant>) -> Self {
         self.mutation = Mutation::new(mutant);
-        self.sessions.mutation = self.mutation;
+        self.sessions.set_mutation(self.mutation);
+        self.table.versioned().mutation = self.mutation;
         self
     }
 
@@ -180,6 +184,18 @@ impl StateMachine for Machine {
 
     fn snapshot(&self) -> Vec<u8> {
         self.write_snapshot()
+    }
+
+    fn begin_snapshot(&mut self, budget_bytes: usize) -> SnapshotPart {
+        self.begin_walk(budget_bytes)
+    }
+
+    fn next_snapshot_part(&mut self, budget_bytes: usize) -> SnapshotPart {
+        self.walk_on(Vec::new(), budget_bytes)
+    }
+
+    fn abandon_snapshot(&mut self) {
+        self.end_walk();
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {

@@ -121,7 +121,7 @@ impl Lock {
     }
 
     /// The op that last changed this lock.
-    pub(super) fn changed(&self) -> u64 {
+    pub(super) fn last_changed(&self) -> u64 {
         match self {
             Lock::Single(tenure) => tenure.token().0,
             Lock::Many(many) => many.changed,

@@ -67,6 +67,7 @@ mod snapshot;
 mod sweep;
 mod table;
 mod time;
+mod versioned;
 mod window;
 
 #[cfg(test)]

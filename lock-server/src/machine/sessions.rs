@@ -4,6 +4,7 @@
 //! does not find it any more, so nothing can be asked or granted in its name, and nothing brings it back. It stays in the
 //! table until sweeps have cleaned up behind it, in the order of session ids.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use lock_protocol::{ClientIdentity, LEASE_MAX, LEASE_MIN, LockName, Open, Reques
 
 use super::force::Forced;
 use super::time::ServiceTime;
+use super::versioned::Versioned;
 use super::window::Window;
 use crate::mutant::{Mutant, Mutation};
 
@@ -40,7 +42,7 @@ pub(super) struct Session {
 /// All sessions, with the orders in which they are looked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sessions {
-    by_id: BTreeMap<SessionId, Session>,
+    by_id: Versioned<SessionId, Session>,
     nonces: BTreeMap<u128, SessionId>,
     /// Of the living.
     deadlines: BTreeSet<(u64, SessionId)>,
@@ -49,10 +51,19 @@ pub(super) struct Sessions {
     withheld: BTreeSet<(u64, SessionId, LockName)>,
     /// How many have this lease, the dead included.
     leases: BTreeMap<Duration, usize>,
-    pub(super) mutation: Mutation,
+    mutation: Mutation,
 }
 
 impl Sessions {
+    /// The sessions as objects of a snapshot.
+    pub(super) fn versioned(&mut self) -> &mut Versioned<SessionId, Session> {
+        &mut self.by_id
+    }
+
+    pub(super) fn set_mutation(&mut self, mutation: Mutation) {
+        (self.mutation, self.by_id.mutation) = (mutation, mutation);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -210,7 +221,8 @@ impl Sessions {
 
     /// Forgets a dead session that holds nothing and waits nowhere.
     pub(super) fn forget(&mut self, id: SessionId) {
-        let Some(session) = self.by_id.remove(&id) else { return };
+        let Entry::Occupied(entry) = self.by_id.entry(id) else { return };
+        let session = entry.remove();
         assert!(
             session.dead && session.held.is_empty() && session.waiting.is_empty(),
             "session {id} is forgotten while it lives or has locks"

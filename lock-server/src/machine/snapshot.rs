@@ -1,20 +1,30 @@
-//! The whole state in bytes, and back.
+//! The whole state in bytes, at once or in parts, and back.
 //!
 //! ```text
-//!   magic and version (8) │ header │ count, sessions by id │ count, locks by name │ forced │ hash of all before (8, little endian)
+//!   magic and version (8) │ header │ sessions by id │ locks by name
 //! ```
 //!
-//! `forced` (count, then what was ended by force, by session and name) is there in version 2 alone. Where there is none, version 1 is
-//! written, as before force was known.
+//! Records are postcard, one after the other, so that neither side needs the whole twice; the header says how many there are. Indexes
+//! are not stored but derived: what a session holds and waits for, deadlines, nonces, revokes. Reading trusts nothing: what it builds
+//! keeps the machine's invariants, or it fails, since a machine that asserts its own state must not be given a wrong one. That the
+//! bytes are those that were written is the caller's to check, and rsm does: on the medium by checksums, from another member by a digest.
 //!
-//! Records are postcard, one after the other, so that neither side needs the whole twice. Indexes are not stored but
-//! derived: what a session holds and waits for, deadlines, nonces, revokes. Reading trusts nothing: what it builds keeps
-//! the machine's invariants, or it fails, since a machine that asserts its own state must not be given a wrong one.
+//! In parts: the header is written when the snapshot begins, sessions and locks are frozen then (see `versioned.rs`), and there is nothing
+//! else. So the parts joined are what [`Machine::write_snapshot`] would have given at that op.
+//!
+//! # Replay
+//!
+//! Entries by op number, each object with the op that last changed it, and replaying twice changes nothing. Since a snapshot is
+//! the state at one op, never a mixture, one number for the whole is enough to decide it: an op at or below `applied` is not
+//! executed, neither in a batch that begins before it nor over a newer state. The objects' own numbers are what makes
+//! the mixture avoidable: they tell, while a snapshot is under way, which of them are newer than it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use lock_protocol::{ClientIdentity, FencingToken, LEASE_MAX, LEASE_MIN, LockName, Mode, RequestNumber, SessionId};
+use rsm::SnapshotPart;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -28,21 +38,18 @@ use super::running_hash::RunningHash;
 use super::sessions::{Session, Sessions};
 use super::table::Table;
 use super::time::ServiceTime;
+use super::versioned::Object;
 use super::window::{Done, Window};
-use crate::mutant::Mutant;
+use crate::mutant::{Mutant, Mutation};
 
 /// "PLUMLK", then the format's version.
-const MAGIC: [u8; 8] = *b"PLUMLK\x00\x01";
-const MAGIC_FORCED: [u8; 8] = *b"PLUMLK\x00\x02";
-const HASH_BYTES: usize = 8;
+const MAGIC: [u8; 8] = *b"PLUMLK\x00\x03";
 
 /// Why bytes are no snapshot.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SnapshotError {
     #[error("no snapshot of a lock table, or one of another release")]
     Magic,
-    #[error("the snapshot's hash does not match its bytes: it is damaged or cut short")]
-    Hash,
     #[error("the snapshot cannot be decoded")]
     Encoding,
     #[error("the snapshot contradicts itself: {0}")]
@@ -55,6 +62,8 @@ struct HeaderRecord {
     applied: u64,
     hash: u64,
     time_us: u64,
+    sessions: u64,
+    locks: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -68,6 +77,7 @@ struct SessionRecord {
     changed: u64,
     floor: RequestNumber,
     done: Vec<(RequestNumber, Done)>,
+    forced: Vec<ForcedRecord>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -98,7 +108,6 @@ struct WaiterRecord {
 
 #[derive(Serialize, Deserialize)]
 struct ForcedRecord {
-    session: SessionId,
     name: LockName,
     token: FencingToken,
     mode: Mode,
@@ -106,81 +115,103 @@ struct ForcedRecord {
     withheld_until_us: Option<u64>,
 }
 
+/// How far a snapshot in parts has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Walk {
+    Sessions,
+    Locks,
+}
+
 impl Machine {
     pub(super) fn write_snapshot(&self) -> Vec<u8> {
-        let header =
-            HeaderRecord { limits: self.limits, applied: self.applied, hash: self.hash.0, time_us: self.time.0 };
-        let forced: Vec<_> = self.sessions.iter().flat_map(|(id, session)| ForcedRecord::of(id, session)).collect();
-        let magic = if forced.is_empty() { MAGIC } else { MAGIC_FORCED };
-        let mut bytes = put(magic.to_vec(), &header);
-        bytes = put(bytes, &(self.sessions.len() as u64));
-        for (id, session) in self.sessions.iter() {
-            let mut record = SessionRecord::of(id, session);
-            if self.mutation.is(Mutant::SnapshotForgets) {
-                record.done.clear();
-            }
-            bytes = put(bytes, &record);
-        }
-        bytes = put(bytes, &(self.table.len() as u64));
-        for (name, lock) in self.table.from(std::ops::Bound::Unbounded) {
-            bytes = put(bytes, &LockRecord::of(name, lock));
-        }
-        if !forced.is_empty() {
-            bytes = put(bytes, &(forced.len() as u64));
-            for record in forced {
-                bytes = put(bytes, &record);
-            }
-        }
-        let hash = RunningHash::of(&bytes);
-        bytes.extend(hash.to_le_bytes());
+        let mut bytes = self.write_header();
+        self.sessions.iter().for_each(|(id, session)| session.write(&id, self.mutation, &mut bytes));
+        self.table.from(Bound::Unbounded).for_each(|(name, lock)| lock.write(name, self.mutation, &mut bytes));
         bytes
+    }
+
+    fn write_header(&self) -> Vec<u8> {
+        let header = HeaderRecord {
+            limits: self.limits,
+            applied: self.applied,
+            hash: self.hash.0,
+            time_us: self.time.0,
+            sessions: self.sessions.len() as u64,
+            locks: self.table.len() as u64,
+        };
+        let mut bytes = MAGIC.to_vec();
+        put(&mut bytes, &header);
+        bytes
+    }
+
+    pub(super) fn begin_walk(&mut self, budget_bytes: usize) -> SnapshotPart {
+        let header = self.write_header();
+        self.sessions.versioned().freeze(self.applied);
+        self.table.versioned().freeze(self.applied);
+        self.walk = Some(Walk::Sessions);
+        self.walk_on(header, budget_bytes)
+    }
+
+    /// Adds records to the bytes of a part.
+    pub(super) fn walk_on(&mut self, mut bytes: Vec<u8>, budget_bytes: usize) -> SnapshotPart {
+        while let Some(walk) = self.walk {
+            let is_done = match walk {
+                Walk::Sessions => self.sessions.versioned().write_some(budget_bytes, &mut bytes),
+                Walk::Locks => self.table.versioned().write_some(budget_bytes, &mut bytes),
+            };
+            self.walk = match walk {
+                _ if !is_done => return SnapshotPart { bytes, is_last: false },
+                Walk::Sessions => Some(Walk::Locks),
+                Walk::Locks => None,
+            };
+        }
+        SnapshotPart { bytes, is_last: true }
+    }
+
+    pub(super) fn end_walk(&mut self) {
+        self.sessions.versioned().thaw();
+        self.table.versioned().thaw();
+        self.walk = None;
     }
 
     /// Replaces the state; leaves it alone on error. Not serving afterwards.
     pub(super) fn restore_snapshot(&mut self, snapshot: &[u8]) -> Result<(), SnapshotError> {
-        let (body, hash) = snapshot.split_last_chunk::<HASH_BYTES>().ok_or(SnapshotError::Magic)?;
-        let (magic, mut rest) = body.split_first_chunk::<8>().ok_or(SnapshotError::Magic)?;
-        let has_forced = *magic == MAGIC_FORCED;
-        if !has_forced && *magic != MAGIC {
+        let (magic, mut rest) = snapshot.split_first_chunk::<8>().ok_or(SnapshotError::Magic)?;
+        if *magic != MAGIC {
             return Err(SnapshotError::Magic);
-        }
-        if RunningHash::of(body) != u64::from_le_bytes(*hash) {
-            return Err(SnapshotError::Hash);
         }
         let header: HeaderRecord = take(&mut rest)?;
         check(header.applied < 1 << 53, "its op number is too large")?;
         let mut sessions = Sessions::default();
-        sessions.mutation = self.mutation;
+        sessions.set_mutation(self.mutation);
+        let mut forced = Vec::new();
         let mut last = None;
-        for _ in 0..take::<u64>(&mut rest)? {
-            let record: SessionRecord = take(&mut rest)?;
+        for _ in 0..header.sessions {
+            let mut record: SessionRecord = take(&mut rest)?;
             check(last < Some(record.id), "sessions are out of order")?;
             last = Some(record.id);
+            forced.extend(std::mem::take(&mut record.forced).into_iter().map(|forced| (record.id, forced)));
             let (id, session) = record.check(&header)?;
             sessions.insert(id, session);
         }
         let mut table = Table::default();
+        table.versioned().mutation = self.mutation;
         let mut last = None;
-        for _ in 0..take::<u64>(&mut rest)? {
+        for _ in 0..header.locks {
             let record: LockRecord = take(&mut rest)?;
             check(last.as_ref() < Some(&record.name), "locks are out of order")?;
             last = Some(record.name.clone());
             let (name, lock) = record.check(&header, &mut sessions)?;
             table.insert(name, lock);
         }
-        if has_forced {
-            let count = take::<u64>(&mut rest)?;
-            check(count > 0, "it says that there is force, and there is none")?;
-            let mut last = None;
-            for _ in 0..count {
-                let record: ForcedRecord = take(&mut rest)?;
-                let place = (record.session, record.name.clone());
-                check(last.as_ref() < Some(&place), "what was forced is out of order")?;
-                last = Some(place);
-                record.enter(&header, &mut sessions, &table)?;
-            }
-        }
         check(rest.is_empty(), "there is something behind its end")?;
+        let mut last = None;
+        for (session, record) in forced {
+            let place = (session, record.name.clone());
+            check(last.as_ref() < Some(&place), "what was forced is out of order")?;
+            last = Some(place);
+            record.enter(session, &header, &mut sessions, &table)?;
+        }
         let mut effects = Effects::default();
         table.derive_revokes(&mut effects);
         *self = Machine {
@@ -191,9 +222,34 @@ impl Machine {
             sessions,
             table,
             effects,
+            walk: None,
             mutation: self.mutation,
         };
         Ok(())
+    }
+}
+
+impl Object<SessionId> for Session {
+    fn changed(&self) -> u64 {
+        self.changed
+    }
+
+    fn write(&self, id: &SessionId, mutation: Mutation, bytes: &mut Vec<u8>) {
+        let mut record = SessionRecord::of(*id, self);
+        if mutation.is(Mutant::SnapshotForgets) {
+            record.done.clear();
+        }
+        put(bytes, &record);
+    }
+}
+
+impl Object<LockName> for Lock {
+    fn changed(&self) -> u64 {
+        self.last_changed()
+    }
+
+    fn write(&self, name: &LockName, _: Mutation, bytes: &mut Vec<u8>) {
+        put(bytes, &LockRecord::of(name, self));
     }
 }
 
@@ -209,6 +265,7 @@ impl SessionRecord {
             changed: session.changed,
             floor: session.window.floor(),
             done: session.window.iter().map(|(number, done)| (number, done.clone())).collect(),
+            forced: session.forced.iter().map(ForcedRecord::of).collect(),
         }
     }
 
@@ -262,7 +319,7 @@ impl LockRecord {
         });
         LockRecord {
             name: name.clone(),
-            changed: lock.changed(),
+            changed: lock.last_changed(),
             holders: holders.collect(),
             waiters: waiters.collect(),
         }
@@ -301,16 +358,20 @@ impl LockRecord {
 }
 
 impl ForcedRecord {
-    fn of(id: SessionId, session: &Session) -> impl Iterator<Item = ForcedRecord> {
-        session.forced.iter().map(move |(name, forced)| {
-            let Forced { token, mode, acquire, withheld_until_us } = *forced;
-            ForcedRecord { session: id, name: name.clone(), token, mode, acquire, withheld_until_us }
-        })
+    fn of((name, forced): (&LockName, &Forced)) -> ForcedRecord {
+        let Forced { token, mode, acquire, withheld_until_us } = *forced;
+        ForcedRecord { name: name.clone(), token, mode, acquire, withheld_until_us }
     }
 
     /// Enters it into its session. A tenure that is withheld is among the holders, one that is not is not.
-    fn enter(self, header: &HeaderRecord, sessions: &mut Sessions, table: &Table) -> Result<(), SnapshotError> {
-        let ForcedRecord { session, name, token, mode, acquire, withheld_until_us } = self;
+    fn enter(
+        self,
+        session: SessionId,
+        header: &HeaderRecord,
+        sessions: &mut Sessions,
+        table: &Table,
+    ) -> Result<(), SnapshotError> {
+        let ForcedRecord { name, token, mode, acquire, withheld_until_us } = self;
         let entry = sessions.live(session).ok_or(SnapshotError::Contradiction("what was forced has no session"))?;
         let changed = entry.changed;
         check(entry.forced.len() < FORCED_MAX, "too much of a session was forced")?;
@@ -326,8 +387,10 @@ impl ForcedRecord {
     }
 }
 
-fn put(bytes: Vec<u8>, record: &impl Serialize) -> Vec<u8> {
-    postcard::to_extend(record, bytes).expect("postcard fails only on types of unknown length, and these have none")
+fn put(bytes: &mut Vec<u8>, record: &impl Serialize) {
+    let start = std::mem::take(bytes);
+    *bytes = postcard::to_extend(record, start)
+        .expect("postcard fails only on types of unknown length, and these have none");
 }
 
 fn take<T: DeserializeOwned>(rest: &mut &[u8]) -> Result<T, SnapshotError> {

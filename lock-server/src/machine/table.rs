@@ -5,7 +5,6 @@
 //! first served, nobody overtakes a waiting exclusive, and shared ones at the head are granted together. A head whose
 //! session is dead leaves instead of being granted.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
@@ -15,12 +14,13 @@ use super::effects::{Effect, Effects, Revoke};
 use super::lock::{Demand, Lock, Many, Tenure};
 use super::queue::Waiter;
 use super::sessions::Sessions;
+use super::versioned::Versioned;
 use crate::mutant::{Mutant, Mutation};
 
 /// The locks that are held.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
-    locks: BTreeMap<LockName, Lock>,
+    locks: Versioned<LockName, Lock>,
 }
 
 /// The rest of the machine, as far as a change of the table needs it.
@@ -63,9 +63,14 @@ impl Table {
         self.locks.range((start, Bound::Unbounded))
     }
 
+    /// The locks as objects of a snapshot.
+    pub(super) fn versioned(&mut self) -> &mut Versioned<LockName, Lock> {
+        &mut self.locks
+    }
+
     /// Puts back a lock from a snapshot.
     pub(super) fn insert(&mut self, name: LockName, lock: Lock) {
-        self.locks.insert(name, lock);
+        self.locks.entry(name).insert_entry(lock);
     }
 
     /// What the session is to the lock. `place` is where the session's own index says that it waits.
@@ -182,7 +187,7 @@ impl Table {
 
     /// Derives the index of revokes anew, from the locks alone.
     pub(super) fn derive_revokes(&self, effects: &mut Effects) {
-        for (name, lock) in &self.locks {
+        for (name, lock) in self.locks.iter() {
             for tenure in lock.holders() {
                 if let Some(target) = lock.demand().target(tenure.mode()) {
                     let revoke = Revoke { session: tenure.session, name: name.clone(), token: tenure.token(), target };

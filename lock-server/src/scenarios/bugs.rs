@@ -24,6 +24,7 @@ fn scenario(mutant: Mutant) -> Scenario {
         Mutant::ExecutesTwice => repeated_acquire_takes_the_lock_again,
         Mutant::IgnoresFloor => request_below_the_floor_is_executed,
         Mutant::SnapshotForgets => repeated_release_after_a_snapshot_is_answered_otherwise,
+        Mutant::SnapshotTears => snapshot_in_parts_shows_what_came_later,
         Mutant::StaleQueued => granted_acquire_is_said_to_be_queued,
         Mutant::CancelForgotten => acquire_that_its_cancel_overtook_is_granted,
         Mutant::CancelKeeps => cancelled_acquire_holds_the_lock,
@@ -285,6 +286,23 @@ fn lost_revoke_is_not_repeated(mutant: Option<Mutant>) -> bool {
     primary.acquire(waiter, "a", X);
     primary.run_renewing(primary.now + ms(5_000), &[holder, waiter]);
     told(&primary, holder, held) < 2
+}
+
+/// A lock is released while a snapshot is under way that has not come to it.
+fn snapshot_in_parts_shows_what_came_later(mutant: Option<Mutant>) -> bool {
+    let mut primary = Primary::new(mutant);
+    let session = primary.open(1, 60_000);
+    primary.acquire(session, "a", X);
+    let held = token(&primary.acquire(session, "b", X));
+    let whole = primary.machine.snapshot();
+    let mut part = primary.machine.begin_snapshot(1);
+    let mut bytes = part.bytes;
+    primary.release(session, "b", held);
+    while !part.is_last {
+        part = primary.machine.next_snapshot_part(1);
+        bytes.extend(part.bytes);
+    }
+    bytes != whole
 }
 
 /// Two readers hold a lock, granted by different ops, and a writer waits.

@@ -46,6 +46,8 @@ fn the_net() -> Result<Count, String> {
     count += crash_everywhere(lines, &workloads::batches_and_control(), &again())?;
     count += crash_everywhere(lines, &workloads::truncations(), &again())?;
     count += crash_everywhere(sectors, &workloads::snapshots(), &again())?;
+    count += crash_everywhere(lines, &workloads::snapshots_in_parts(), &again())?;
+    count += crash_everywhere(few(Tearing::Sectors(4096)), &workloads::parts_across_checksums(), &again())?;
     count += crash_everywhere(lines, &workloads::process_crashes(), &again())?;
     count += enumerator::unflushed_then_reopened(lines)?;
     count += crash_everywhere(few(Tearing::Words), &workloads::everything_together(), &again())?;
@@ -77,11 +79,12 @@ fn every_known_bug_is_caught() {
 fn ten_million_crash_images_leave_a_legal_store() {
     let wanted = std::env::var("NVM_LOG_CRASH_IMAGES").ok().and_then(|number| number.parse().ok()).unwrap_or(IMAGES);
     let media = [Tearing::Words, Tearing::Lines, Tearing::Sectors(512), Tearing::Sectors(4096)];
-    let workloads: [(Vec<Step>, bool); 8] = [
+    let workloads: [(Vec<Step>, bool); 9] = [
         (workloads::everything_together(), true),
         (workloads::batches_and_control(), true),
         (workloads::truncations(), true),
         (workloads::snapshots(), true),
+        (workloads::snapshots_in_parts(), true),
         (workloads::process_crashes(), true),
         (workloads::equal_frames(), true),
         (workloads::full_ring(), false),

@@ -14,6 +14,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Control),
         4 => Just(Step::Flush),
         1 => (0..4u64).prop_map(Step::Snapshot),
+        2 => (0..300usize).prop_map(Step::Part),
+        1 => (0..4u64).prop_map(Step::Finish),
         1 => (0..3u64, any::<bool>()).prop_map(|(ahead, keep)| Step::Install(ahead, keep)),
         1 => Just(Step::Reopen),
     ]

@@ -18,6 +18,10 @@ pub(super) enum Step {
     Flush,
     /// Snapshot of everything, then release all but so many ops.
     Snapshot(u64),
+    /// So many bytes of a snapshot; of the present state, where none is under way.
+    Part(usize),
+    /// Switches to the snapshot that is under way, then releases all but so many ops before it.
+    Finish(u64),
     /// Ops beyond the last one, and whether the suffix is kept.
     Install(u64, bool),
     /// The process ends and starts again; the machine goes on.
@@ -59,6 +63,8 @@ pub(super) struct Run {
     /// Events until it was open.
     pub(super) opened: usize,
     options: Options,
+    /// A snapshot that is under way.
+    parts: Option<(SnapshotMeta, Vec<u8>)>,
 }
 
 impl Run {
@@ -82,7 +88,7 @@ impl Run {
         let (store, _) = Store::open_on(disk.media(), options).map_err(|error| error.to_string())?;
         model.start();
         let opened = disk.events();
-        Ok(Run { disk, store, model, view, opened, options: options.clone() })
+        Ok(Run { disk, store, model, view, opened, options: options.clone(), parts: None })
     }
 
     pub(super) fn steps(&mut self, steps: &[Step]) -> Result<(), String> {
@@ -105,11 +111,13 @@ impl Run {
                 true
             }
             Step::Snapshot(keep) => self.snapshot(keep)?,
+            Step::Part(bytes) => self.part(bytes)?,
+            Step::Finish(keep) => self.finish(keep)?,
             Step::Install(ahead, keep) => self.install(ahead, keep)?,
             Step::Reopen => {
                 let bounds = (self.model.acked(), self.model.asked());
                 let (store, found) = Store::open_on(self.disk.media(), &self.options).map_err(said)?;
-                self.store = store;
+                (self.store, self.parts) = (store, None);
                 let kept = self.model.explain(&found, bounds)?;
                 self.model.cut_to(kept);
                 true
@@ -140,6 +148,7 @@ impl Run {
 
     fn truncate(&mut self, ops: u64) -> Result<bool, String> {
         let low = self.store.head_op().max(self.store.snapshot().map_or(0, |meta| meta.op));
+        let low = low.max(self.parts.as_ref().map_or(0, |(meta, _)| meta.op));
         let op = self.store.last_op().saturating_sub(ops).max(low);
         self.view += 1;
         match self.store.truncate_after(op) {
@@ -151,13 +160,31 @@ impl Run {
     }
 
     fn snapshot(&mut self, keep: u64) -> Result<bool, String> {
-        let (view, op) = self.store.last_viewstamp();
-        let meta = SnapshotMeta { view, op, tag: self.model.records() as u64 };
-        let data = vec![meta.tag as u8; 100 + op as usize % 7];
-        self.model.tell(|told| told.snapshot = Some((meta, data.clone())));
-        self.store.write_snapshot(meta, &data).map_err(said)?;
+        self.parts = None;
+        self.part(100 + self.store.last_op() as usize % 7)?;
+        self.finish(keep)
+    }
+
+    fn part(&mut self, bytes: usize) -> Result<bool, String> {
+        if self.parts.is_none() {
+            let (view, op) = self.store.last_viewstamp();
+            let meta = SnapshotMeta { view, op, tag: self.model.records() as u64 };
+            self.store.begin_snapshot(meta).map_err(said)?;
+            self.parts = Some((meta, Vec::new()));
+        }
+        let Some((meta, data)) = &mut self.parts else { return Ok(false) };
+        let part: Vec<u8> = (0..bytes).map(|at| (meta.tag * 11 + (data.len() + at) as u64 / 8) as u8).collect();
+        data.extend_from_slice(&part);
+        self.store.append_snapshot(&part).map_err(said)?;
+        Ok(false)
+    }
+
+    fn finish(&mut self, keep: u64) -> Result<bool, String> {
+        let Some((meta, data)) = self.parts.take() else { return Ok(false) };
+        self.model.tell(|told| told.snapshot = Some((meta, data)));
+        self.store.finish_snapshot().map_err(said)?;
         self.model.mark(self.disk.events(), true);
-        let released = op.saturating_sub(keep);
+        let released = meta.op.saturating_sub(keep);
         self.store.release_prefix(released).map_err(said)?;
         self.model.tell(|told| told.released = told.released.max(released));
         Ok(false)
@@ -171,7 +198,10 @@ impl Run {
             self.model.push(LogOp::Drop(meta.op, self.model.records()));
         }
         self.model.tell(|told| (told.snapshot, told.blob) = (Some((meta, data.clone())), Some(blob.clone())));
-        self.store.install_snapshot(meta, &data, keep, &blob).map_err(said)?;
+        self.parts = None;
+        self.store.begin_snapshot(meta).map_err(said)?;
+        self.store.append_snapshot(&data).map_err(said)?;
+        self.store.install_snapshot(keep, &blob).map_err(said)?;
         Ok(true)
     }
 }

@@ -47,6 +47,45 @@ pub(super) fn truncations() -> Vec<Step> {
     ]
 }
 
+/// Snapshots in parts, with everything else between them; and two that are never finished.
+pub(super) fn snapshots_in_parts() -> Vec<Step> {
+    vec![
+        Append(2, 40),
+        Part(90),
+        Append(1, 20),
+        Flush,
+        Part(70),
+        Control,
+        Finish(1),
+        Append(2, 20),
+        Flush,
+        Part(50),
+        Append(1, 20),
+        Truncate(1),
+        Part(8),
+        Flush,
+        Finish(1),
+        Append(1, 4),
+        Part(40),
+        Flush,
+        Install(2, false),
+        Append(1, 7),
+        Part(30),
+        Flush,
+        Reopen,
+        Append(1, 9),
+        Part(60),
+        Flush,
+        Finish(0),
+        Flush,
+    ]
+}
+
+/// The bytes under one checksum come in two parts, and the second part has bytes under the next one.
+pub(super) fn parts_across_checksums() -> Vec<Step> {
+    vec![Append(1, 20), Part(65_000), Append(1, 20), Flush, Part(3_000), Finish(0), Flush]
+}
+
 pub(super) fn snapshots() -> Vec<Step> {
     vec![
         Append(2, 40),

@@ -16,12 +16,14 @@
 //! | tokens of records | the same less what is durable: only their order counts |
 //! | how often a store asked to be listed | at most as often as it has to |
 //! | hashes for comparing states, hints to people | none: a net and a text |
+//! | a snapshot that a newer one has replaced | gone: who fetches it is offered the newer one |
 //!
 //! All else stays. A fingerprint is to be taken of the whole `Debug` text, so a field that is not named here, or is added
 //! later, can only keep states apart that could be one; it never makes one of two that differ.
 
 use super::random::Random;
 use super::roles::{Primary, Role};
+use super::snapshots::UnderWay;
 use super::{Replica, views};
 use crate::{Health, Message, Micros, StateMachine, Token};
 
@@ -34,7 +36,8 @@ impl<M: StateMachine> Replica<M> {
         self.flushed_at = now;
         self.barren_views = 0;
         self.hashes.clear();
-        self.offered_hash = None;
+        self.lent = None;
+        self.shedding = None;
         self.listed.clear();
         self.heard = self.others().into_iter().map(|member| (member, now)).collect();
         self.asked_at = 0;
@@ -82,8 +85,8 @@ impl<M: StateMachine> Replica<M> {
         for (token, _) in &mut self.unflushed {
             *token -= by;
         }
-        if let Some((token, ..)) = &mut self.snapshot_under_way {
-            *token -= by;
+        if let Some(UnderWay::Making { token, .. } | UnderWay::Storing { token, .. }) = &mut self.snapshot_under_way {
+            *token = token.saturating_sub(by);
         }
         by
     }
@@ -94,7 +97,7 @@ fn forget_time_of_primary(primary: &mut Primary, now: Micros) {
     primary.agreeing.clear();
     primary.differing.clear();
     for progress in primary.progress.values_mut() {
-        (progress.moved_at, progress.heard_at) = (now, now);
+        (progress.moved_at, progress.heard_at, progress.fetches_until) = (now, now, 0);
     }
     for (_, asked) in primary.joins.values_mut() {
         *asked = (*asked).min(views::JOINS_NEEDED);

@@ -1,4 +1,4 @@
-//! Executing what is committed, answering for it, comparing states, and taking snapshots of them.
+//! Executing what is committed, answering for it, and comparing states.
 //!
 //! # Why it is safe (S9)
 //!
@@ -6,19 +6,13 @@
 //! has to undo state. A client's answer comes out of the execution by the primary, after the commit. After a restart the
 //! state is the snapshot's, and entries are replayed only up to what the entered view's primary says is committed.
 //!
-//! A snapshot is a function of the executed ops. It goes to the medium after all entries that it covers (records become
-//! durable in order), and only when it is durable does the log lose a prefix: up to the snapshot *before*, so that a
-//! laggard can still be served from the log, or up to this one, where the log is more than half full.
-//!
 //! The machine's hash is compared at equal ops. Equal ops must give equal states; a member whose state differs from a
 //! majority's stops, the primary too, and where there is no majority all do: wrong answers are worse than none.
-
-use std::sync::Arc;
 
 use super::Replica;
 use super::roles::Role;
 use crate::limits::HASHES_KEPT;
-use crate::{MemberId, Message, Micros, Output, Payload, Record, SnapshotImage, StateMachine, Token, View, Viewstamp};
+use crate::{MemberId, Message, Micros, Output, Payload, StateMachine, View};
 
 /// After this many stall times without a majority for either state, everybody stops.
 const JUDGEMENT_PATIENCE: u64 = 2;
@@ -37,7 +31,6 @@ impl<M: StateMachine> Replica<M> {
             self.execute_entry(&entry, out);
         }
         self.serve_if_barrier_is_executed(out);
-        self.take_snapshot_if_due(out);
     }
 
     fn execute_entry(&mut self, entry: &crate::Entry, out: &mut Output) {
@@ -61,6 +54,7 @@ impl<M: StateMachine> Replica<M> {
             out.executed_ops += commands.len() as u64;
         }
         self.executed = entry.viewstamp;
+        self.is_part_due |= self.is_crowded();
         self.hashes.push_back((self.executed.op, self.machine.hash()));
         if self.hashes.len() > HASHES_KEPT {
             self.hashes.pop_front();
@@ -76,32 +70,6 @@ impl<M: StateMachine> Replica<M> {
             primary.is_serving = true;
             self.barren_views = 0;
             out.serving = Some(true);
-        }
-    }
-
-    fn take_snapshot_if_due(&mut self, out: &mut Output) {
-        let crowded = self.log.bytes() > self.settings.log_capacity_bytes / 2;
-        let due = crowded || self.grown_bytes >= self.settings.snapshot_every_bytes;
-        if !due || self.snapshot_under_way.is_some() {
-            return;
-        }
-        let previous = self.snapshot.as_ref().map_or(Viewstamp::default(), |image| image.viewstamp);
-        if self.executed <= previous {
-            return;
-        }
-        self.grown_bytes = 0;
-        let image = Arc::new(SnapshotImage { viewstamp: self.executed, state: self.machine.snapshot() });
-        // Where the log is crowded room goes before laggards: they get the snapshot.
-        let release = if crowded { self.executed.op } else { previous.op };
-        let record = Record::Snapshot { image: Arc::clone(&image), release };
-        let token = self.persist(record, out);
-        self.snapshot_under_way = Some((token, image, release));
-    }
-
-    pub(super) fn finish_own_snapshot(&mut self, token: Token) {
-        if let Some((_, image, release)) = self.snapshot_under_way.take_if(|(needed, ..)| *needed <= token) {
-            self.snapshot = Some(image);
-            self.log.drop_prefix(release);
         }
     }
 

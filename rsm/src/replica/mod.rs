@@ -9,7 +9,8 @@
 //! | `suspicion.rs` | who is gone, prevote, candidacy, stepping down | section 4 |
 //! | `view_change.rs` | reports, choosing a log, fetching it, the barrier | S4, S8 |
 //! | `normal.rs` | batches, append, acknowledge, commit | S3, S8 |
-//! | `execution.rs` | executing, answering, comparing states, taking snapshots | S9 |
+//! | `execution.rs` | executing, answering, comparing states | S9 |
+//! | `snapshots.rs` | taking snapshots in parts, and when | S9 |
 //! | `membership.rs` | changes of the list of members that an operator asks for | S12 |
 //! | `leaving.rs` | a store that is no longer listed: what it owes the others before it stops | S1, S12 |
 //! | `witness.rs` | a member that holds the log's tail and no state | S13 |
@@ -29,6 +30,7 @@ mod normal;
 mod random;
 mod recovery;
 mod roles;
+mod snapshots;
 mod status;
 mod suspicion;
 mod view_change;
@@ -52,6 +54,7 @@ use crate::{
 pub use abstraction::timeless;
 use random::Random;
 use roles::{Candidacy, Command, PendingChange, Role, Transfer};
+use snapshots::UnderWay;
 
 /// One member's core. All fields are volatile but those that [`Control`], the log and the snapshot repeat.
 #[derive(Clone, Debug)]
@@ -96,10 +99,14 @@ pub struct Replica<M> {
     hashes: VecDeque<(u64, u64)>,
 
     snapshot: Option<Arc<SnapshotImage>>,
-    /// The hash of the snapshot last offered: hashing a large one again for each offer would stall everything else.
-    offered_hash: Option<(Viewstamp, u64)>,
-    /// A snapshot of my own on its way to the medium: its record, itself, and the op of the one before.
-    snapshot_under_way: Option<(Token, Arc<SnapshotImage>, u64)>,
+    /// A snapshot of my own on its way to the medium.
+    snapshot_under_way: Option<UnderWay>,
+    /// Time has passed, or room has become scarce, since its last part.
+    is_part_due: bool,
+    /// The snapshot before, on its way out.
+    shedding: Option<SnapshotImage>,
+    /// The snapshot that a laggard fetches, and when it last asked: it stays while a newer one takes its place.
+    lent: Option<(Arc<SnapshotImage>, Micros)>,
     /// The log's growth since the last snapshot, bytes.
     grown_bytes: usize,
     /// A snapshot that is being fetched from another member.
@@ -138,6 +145,7 @@ impl<M: StateMachine> Replica<M> {
     pub fn settle(&mut self, now: Micros, out: &mut Output) {
         self.form_batches(now, out);
         self.execute(out);
+        self.tend_snapshot(out);
     }
 
     fn on_tick(&mut self, now: Micros, out: &mut Output) {
@@ -149,6 +157,7 @@ impl<M: StateMachine> Replica<M> {
             Role::Retired { .. } => {}
             Role::Leaving(_) => self.tick_leaving(now, out),
         }
+        self.is_part_due = true;
         self.tick_candidacy(now, out);
         self.tick_transfer(now, out);
         self.tick_witness(now, out);
@@ -215,19 +224,21 @@ impl<M: StateMachine> Replica<M> {
                 self.on_pre_vote_answer(now, from.member, roles::Answer { yes, last, log_start, ready }, out);
             }
             Message::Report { last, .. } => self.on_report(now, from.member, last, out),
-            Message::Fetch { after, .. } => self.on_fetch(from.member, after, out),
+            Message::Fetch { after, .. } => self.on_fetch(now, from.member, after, out),
             Message::Entries { previous, entries, .. } => self.on_entries(now, from.member, previous, entries, out),
             Message::Unmatched { have, .. } => self.on_unmatched(now, from.member, have, out),
             Message::SnapshotOffer { viewstamp, bytes, hash, .. } => {
                 self.on_snapshot_offer(now, from.member, viewstamp, bytes, hash, out);
             }
-            Message::FetchChunk { viewstamp, offset, .. } => self.on_fetch_chunk(from.member, viewstamp, offset, out),
+            Message::FetchChunk { viewstamp, offset, .. } => {
+                self.on_fetch_chunk(now, from.member, viewstamp, offset, out);
+            }
             Message::Chunk { viewstamp, offset, bytes, .. } => {
                 self.on_chunk(now, from.member, viewstamp, offset, bytes, out);
             }
             Message::Diverged { op, hash, .. } => self.on_diverged(from.member, op, hash, out),
             Message::Release { upto, .. } => self.on_release(from.member, upto, out),
-            Message::WantSnapshot { above, .. } => self.on_want_snapshot(from.member, above, out),
+            Message::WantSnapshot { above, .. } => self.on_want_snapshot(now, from.member, above, out),
             _ => {}
         }
     }

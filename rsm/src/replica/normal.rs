@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use super::Replica;
+use super::catch_up::is_shorter;
 use super::roles::{Command, Role};
 use crate::limits::{
     BATCH_MAX_BYTES, BATCH_MAX_OPS, COMMAND_MAX_BYTES, MESSAGE_MAX_BYTES, WAITING_MAX_COMMANDS, WINDOW_ENTRIES,
@@ -90,7 +91,11 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         for (member, progress) in &mut primary.progress {
-            while progress.sent < self.log.last() && progress.has_room() && self.log.contains(progress.sent) {
+            while progress.fetches_until <= now
+                && progress.sent < self.log.last()
+                && progress.has_room()
+                && self.log.contains(progress.sent)
+            {
                 let entries = self.log.after(progress.sent, MESSAGE_MAX_BYTES);
                 let Some(last) = entries.last().map(|entry| entry.viewstamp) else { break };
                 if progress.outstanding.is_empty() {
@@ -118,7 +123,8 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         for (member, progress) in &mut primary.progress {
-            if progress.acked >= self.log.last() || now < progress.moved_at + retransmit {
+            let is_busy = now < (progress.moved_at + retransmit).max(progress.fetches_until);
+            if progress.acked >= self.log.last() || is_busy {
                 continue;
             }
             progress.moved_at = now;
@@ -130,12 +136,12 @@ impl<M: StateMachine> Replica<M> {
             } else {
                 progress.sent = progress.start;
             }
-            if !self.log.contains(progress.sent) {
+            if !self.log.contains(progress.sent) || is_shorter(self.snapshot.as_ref(), &self.log, progress.sent) {
                 laggards.push(*member);
             }
         }
         for member in laggards {
-            self.offer_snapshot(member, out);
+            self.offer_snapshot(now, member, out);
         }
         self.send_appends(now, out);
     }
@@ -275,6 +281,7 @@ impl<M: StateMachine> Replica<M> {
             progress.acked = verified;
             progress.moved_at = now;
             progress.probe = None;
+            progress.fetches_until = 0;
             if progress.sent < verified || !self.log.contains(progress.sent) {
                 progress.sent = verified;
             }

@@ -41,7 +41,7 @@ impl<M: StateMachine> Replica<M> {
         if let Some(image) = &snapshot {
             // A witness has no use for a state; what it keeps of one is for others (S13).
             if kind == Kind::Replica {
-                machine.restore(&image.state).map_err(|problem| format!("the snapshot is unusable: {problem}"))?;
+                machine.restore(&image.joined()).map_err(|problem| format!("the snapshot is unusable: {problem}"))?;
             }
             executed = image.viewstamp;
         }
@@ -70,8 +70,10 @@ impl<M: StateMachine> Replica<M> {
             grown_bytes: log.bytes(),
             log,
             snapshot,
-            offered_hash: None,
             snapshot_under_way: None,
+            is_part_due: false,
+            shedding: None,
+            lent: None,
             transfer: None,
             asked_at: 0,
             last_token: 0,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::leaving::Leaving;
 use crate::limits::{OUTSTANDING_MAX_BYTES, WINDOW_ENTRIES};
 use crate::message::Health;
-use crate::{Change, Founding, Incarnation, MemberId, Micros, Slot, Tag, View, Viewstamp};
+use crate::{Change, Founding, Incarnation, MemberId, Micros, Slot, SnapshotImage, Tag, View, Viewstamp};
 
 /// Unanswered appends to one member at a time; one that is slow holds no more than so many messages.
 const OUTSTANDING_MAX: usize = 2 * WINDOW_ENTRIES;
@@ -159,6 +159,8 @@ pub(super) struct Progress {
     pub(super) sent: Viewstamp,
     /// After a mismatch: the place from which it was tried again. Mismatches of what was sent before are old news.
     pub(super) probe: Option<Viewstamp>,
+    /// A snapshot was offered to it, or it asked for a piece of one: until then nothing else is sent.
+    pub(super) fetches_until: Micros,
     /// The last viewstamps of unanswered appends, and their bytes.
     pub(super) outstanding: VecDeque<(Viewstamp, usize)>,
     /// When it last acknowledged more, or was sent something after all was acknowledged.
@@ -175,6 +177,7 @@ impl Progress {
             acked: Viewstamp::default(),
             sent,
             probe: None,
+            fetches_until: 0,
             outstanding: VecDeque::new(),
             moved_at: now,
             heard_at: 0,
@@ -276,11 +279,11 @@ pub(super) struct Answer {
 #[derive(Clone, Debug)]
 pub(super) struct Transfer {
     pub(super) from: MemberId,
-    /// The view in which it was asked for; used in no other.
+    /// The view in which it is asked for. In another it stands still, until somebody offers the same snapshot there.
     pub(super) view: u64,
-    pub(super) viewstamp: Viewstamp,
     pub(super) size_bytes: u64,
     pub(super) hash: u64,
-    pub(super) buffer: Vec<u8>,
+    /// What has come.
+    pub(super) image: SnapshotImage,
     pub(super) asked_at: Micros,
 }

@@ -137,14 +137,14 @@ impl<M: StateMachine> Replica<M> {
         let Role::Primary(primary) = &self.role else { return };
         if let Phase::Fetching { from, target, after, asked_at } = primary.phase
             && now >= asked_at + self.settings.timing.retransmit
-            && self.transfer.is_none()
+            && !self.is_fetching_snapshot()
         {
             self.fetch(now, from, target, after, out);
         }
     }
 
     /// A new primary asks for my log after a viewstamp.
-    pub(super) fn on_fetch(&mut self, from: MemberId, after: Viewstamp, out: &mut Output) {
+    pub(super) fn on_fetch(&mut self, now: Micros, from: MemberId, after: Viewstamp, out: &mut Output) {
         let view = self.view_number();
         if self.view().map(|view| view.primary) != Some(from) {
             return;
@@ -155,7 +155,7 @@ impl<M: StateMachine> Replica<M> {
         }
         match self.log.floor(after) {
             Some(have) => self.send(from, Message::Unmatched { view, have }, out),
-            None => self.offer_snapshot(from, out),
+            None => self.offer_snapshot(now, from, out),
         }
     }
 

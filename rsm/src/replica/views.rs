@@ -89,7 +89,6 @@ impl<M: StateMachine> Replica<M> {
         self.settle_change(was_listed_in.unwrap_or(0), out);
         self.stop_being_primary(out);
         self.verified = self.executed;
-        self.transfer = None;
         self.candidacy = None;
         let Some(view) = self.view().cloned() else { return };
         // A store that was listed just now has not been heard yet, and is alive all the same: a late message of the store

@@ -22,8 +22,11 @@
 //!   takes the log of the best replica among the reporters, which by the claim reaches the witness's log start, and then
 //!   the witness's. Below its log start a witness says nothing about what it acknowledged.
 
+use std::sync::Arc;
+
 use super::Replica;
 use super::roles::Role;
+use super::snapshots::UnderWay;
 use crate::{Kind, MemberId, Message, Micros, Output, Record, SnapshotImage, Standing, StateMachine, Viewstamp};
 
 /// A witness without room asks for a snapshot this many retransmit times apart.
@@ -32,11 +35,6 @@ const WANT_PATIENCE: u64 = 5;
 impl<M: StateMachine> Replica<M> {
     pub(super) fn is_witness(&self) -> bool {
         self.kind == Kind::Witness
-    }
-
-    /// Whether the log has grown so far that something must go.
-    fn is_crowded(&self) -> bool {
-        self.log.bytes() > self.settings.log_capacity_bytes / 2
     }
 
     /// The place up to which witnesses may drop their logs; the primary tells them with each heartbeat.
@@ -83,15 +81,17 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         let mine = upto.min(self.verified).min(self.durable);
-        let Some(place) = self.log.floor(mine).filter(|place| place.op > self.log.base().op) else { return };
+        let Some(place) = self.log.floor(mine).filter(|place| place.op > self.log.base().op.max(self.executed.op))
+        else {
+            return;
+        };
         let roomy = self.log.bytes() <= self.settings.snapshot_every_bytes && !self.is_crowded();
         if roomy || self.snapshot_under_way.is_some() {
             return; // a longer tail is a shorter way for whoever needs it
         }
-        let image = std::sync::Arc::new(SnapshotImage { viewstamp: place, state: Vec::new() });
-        let record = Record::Snapshot { image: std::sync::Arc::clone(&image), release: place.op };
-        let token = self.persist(record, out);
-        self.snapshot_under_way = Some((token, image, place.op));
+        let (image, release) = (Arc::new(SnapshotImage::new(place)), place.op);
+        let token = self.persist(Record::Snapshot { image: Arc::clone(&image), release }, out);
+        self.snapshot_under_way = Some(UnderWay::Storing { image, release, token });
         self.executed = self.executed.max(place);
         self.grown_bytes = 0;
     }
@@ -99,7 +99,7 @@ impl<M: StateMachine> Replica<M> {
     /// Without room, and without leave to drop: the primary's snapshot is asked for.
     pub(super) fn tick_witness(&mut self, now: Micros, out: &mut Output) {
         let patience = WANT_PATIENCE * self.settings.timing.retransmit;
-        let waits = self.transfer.is_none() && self.snapshot_under_way.is_none();
+        let waits = !self.is_fetching_snapshot() && self.snapshot_under_way.is_none();
         if !self.is_witness() || !self.is_crowded() || !waits || now < self.asked_at + patience {
             return;
         }
@@ -111,7 +111,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// A witness needs a snapshot: the last one, or a new one where that is not above what the witness has dropped.
-    pub(super) fn on_want_snapshot(&mut self, from: MemberId, above: u64, out: &mut Output) {
+    pub(super) fn on_want_snapshot(&mut self, now: Micros, from: MemberId, above: u64, out: &mut Output) {
         if !matches!(self.role, Role::Primary(_)) {
             return;
         }
@@ -119,6 +119,6 @@ impl<M: StateMachine> Replica<M> {
             self.grown_bytes = usize::MAX; // due with the next entry executed; the witness asks again
             return;
         }
-        self.offer_snapshot(from, out);
+        self.offer_snapshot(now, from, out);
     }
 }

@@ -54,7 +54,7 @@ pub struct NodeSettings {
     pub memory_dir: PathBuf,
     /// Size of the log, bytes; counts when the store is formatted.
     pub ring_bytes: u64,
-    /// A snapshot is taken when the log has grown by this much, bytes.
+    /// A snapshot is taken when the log has grown by this much, or by the last one's size if that is more, bytes.
     pub snapshot_every_bytes: usize,
     /// Timers.
     pub timing: Timing,
@@ -63,7 +63,8 @@ pub struct NodeSettings {
 }
 
 impl NodeSettings {
-    /// Settings with defaults for all but the names: a file of 64 MiB for the log, a snapshot each quarter of it.
+    /// Settings with defaults for all but the names: a file of 64 MiB for the log, a snapshot each sixteenth of it while the
+    /// state is smaller.
     pub fn new(
         member: MemberId,
         cluster: impl Into<String>,
@@ -80,7 +81,7 @@ impl NodeSettings {
             durability: Durability::default(),
             memory_dir: PathBuf::new(),
             ring_bytes: 64 << 20,
-            snapshot_every_bytes: 16 << 20,
+            snapshot_every_bytes: 4 << 20,
             timing: Timing::default(),
             break_points: Vec::new(),
         }

@@ -56,6 +56,9 @@ impl<S: RecordStore> RecordWriter<S> {
         self.flush(durable)?;
         match record {
             Record::Control(control) => self.store.set_control(control)?,
+            Record::SnapshotPart { viewstamp, offset, bytes } => {
+                self.store.write_snapshot_part(*viewstamp, *offset, bytes)?;
+            }
             Record::Snapshot { image, .. } => self.store.write_snapshot(image)?,
             Record::Install { image, keep_suffix, control } => self.store.install(image, *keep_suffix, control)?,
             Record::Append(_) | Record::TruncateAfter { .. } => {}
@@ -127,6 +130,9 @@ pub(super) mod tests {
         fn set_control(&mut self, control: &Control) -> Result<(), nvm_log::Error> {
             self.note(format!("control {}", control.founding.is_some()))
         }
+        fn write_snapshot_part(&mut self, at: Viewstamp, offset: u64, part: &[u8]) -> Result<(), nvm_log::Error> {
+            self.note(format!("part {}: {offset} to {}", at.op, offset + part.len() as u64))
+        }
         fn write_snapshot(&mut self, image: &SnapshotImage) -> Result<(), nvm_log::Error> {
             self.note(format!("snapshot {}", image.viewstamp.op))
         }
@@ -157,7 +163,7 @@ pub(super) mod tests {
     }
 
     fn image(op: u64) -> Arc<SnapshotImage> {
-        Arc::new(SnapshotImage { viewstamp: Viewstamp { view: 1, op }, state: vec![] })
+        Arc::new(SnapshotImage::new(Viewstamp { view: 1, op }))
     }
 
     /// The calls and the reports between them, as one line.
@@ -193,6 +199,17 @@ pub(super) mod tests {
         let expected = "append 1, flush, snapshot 1, flush, release 7, append 2, flush | [1, 2, 3]";
         assert_eq!(trace(&records), expected);
         assert_eq!(trace(&[Record::Snapshot { image: image(1), release: 0 }]), "snapshot 1, flush | [1]");
+    }
+
+    #[test]
+    fn what_came_before_a_part_of_a_snapshot_is_durable_before_it_and_does_not_wait_for_it() {
+        let part = |offset| {
+            let viewstamp = Viewstamp { view: 1, op: 1 };
+            Record::SnapshotPart { viewstamp, offset, bytes: Arc::new(vec![0; 9]) }
+        };
+        let records = [append(1), part(0), append(2), part(9)];
+        let expected = "append 1, flush, part 1: 0 to 9, flush, append 2, flush, part 1: 9 to 18, flush | [1, 2, 3, 4]";
+        assert_eq!(trace(&records), expected);
     }
 
     #[test]

@@ -237,7 +237,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
                     self.state.watch.entering.push((self.state.given, view));
                 }
                 Record::Append(entry) => self.state.watch.last = entry.viewstamp,
-                Record::TruncateAfter { .. } | Record::Snapshot { .. } => {}
+                Record::TruncateAfter { .. } | Record::SnapshotPart { .. } | Record::Snapshot { .. } => {}
             }
         }
         control_changed

@@ -21,7 +21,10 @@ pub trait RecordStore: Send + 'static {
     fn truncate_after(&mut self, op: u64) -> Result<(), nvm_log::Error>;
     /// Durable after the next flush, at the latest.
     fn set_control(&mut self, control: &Control) -> Result<(), nvm_log::Error>;
-    /// Durable after the next flush, at the latest.
+    /// The bytes of a snapshot from this place on: a new one's where that is 0, else they follow those of the part before. They
+    /// count for nothing before the whole is written.
+    fn write_snapshot_part(&mut self, at: Viewstamp, offset: u64, part: &[u8]) -> Result<(), nvm_log::Error>;
+    /// What was not written in parts, and the switch to it. Durable after the next flush, at the latest.
     fn write_snapshot(&mut self, image: &SnapshotImage) -> Result<(), nvm_log::Error>;
     /// Durable after the next flush, at the latest; all of it or nothing.
     fn install(&mut self, image: &SnapshotImage, keep_suffix: bool, control: &Control) -> Result<(), nvm_log::Error>;
@@ -46,12 +49,32 @@ impl<M: Medium + Send + 'static> RecordStore for Store<M> {
         Store::set_control(self, &format::control_blob(control))
     }
 
+    fn write_snapshot_part(&mut self, at: Viewstamp, offset: u64, part: &[u8]) -> Result<(), nvm_log::Error> {
+        if offset == 0 {
+            self.begin_snapshot(meta_of(at))?;
+        }
+        let expected = Some((meta_of(at), offset));
+        assert_eq!(self.unfinished_snapshot(), expected, "parts of a snapshot come one after the other");
+        self.append_snapshot(part)
+    }
+
     fn write_snapshot(&mut self, image: &SnapshotImage) -> Result<(), nvm_log::Error> {
-        Store::write_snapshot(self, meta_of(image), &image.state)
+        let meta = meta_of(image.viewstamp);
+        let written = match self.unfinished_snapshot() {
+            Some((begun, bytes)) if begun == meta => bytes,
+            _ => {
+                self.begin_snapshot(meta)?;
+                0
+            }
+        };
+        image.from(written).try_for_each(|part| self.append_snapshot(part))?;
+        self.finish_snapshot()
     }
 
     fn install(&mut self, image: &SnapshotImage, keep_suffix: bool, control: &Control) -> Result<(), nvm_log::Error> {
-        self.install_snapshot(meta_of(image), &image.state, keep_suffix, &format::control_blob(control))
+        self.begin_snapshot(meta_of(image.viewstamp))?;
+        image.from(0).try_for_each(|part| self.append_snapshot(part))?;
+        self.install_snapshot(keep_suffix, &format::control_blob(control))
     }
 
     fn release_prefix(&mut self, op: u64) -> Result<(), nvm_log::Error> {
@@ -67,8 +90,8 @@ impl<M: Medium + Send + 'static> RecordStore for Store<M> {
     }
 }
 
-fn meta_of(image: &SnapshotImage) -> SnapshotMeta {
-    SnapshotMeta { view: image.viewstamp.view, op: image.viewstamp.op, tag: SNAPSHOT_TAG }
+fn meta_of(viewstamp: Viewstamp) -> SnapshotMeta {
+    SnapshotMeta { view: viewstamp.view, op: viewstamp.op, tag: SNAPSHOT_TAG }
 }
 
 /// Why what a store holds cannot be used. Nothing of it may then be believed.
@@ -194,7 +217,7 @@ fn decode(recovery: Recovery) -> Result<Recovered, FormatError> {
         }
         Some((meta, state)) => {
             let viewstamp = Viewstamp { view: meta.view, op: meta.op };
-            Some(Arc::new(SnapshotImage { viewstamp, state }))
+            Some(Arc::new(SnapshotImage::of(viewstamp, &state)))
         }
         None => None,
     };

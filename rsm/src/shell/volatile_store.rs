@@ -14,7 +14,7 @@ use nvm_log::{Backend, Options, Outcome, Recovery, Store};
 use super::node::StartError;
 use super::stable_control::{StableControl, inherited};
 use super::store::{self, RecordStore, identity_of, report, start_error};
-use crate::{Control, Entry, Identity, Incarnation, MemberId, Recovered, SnapshotImage};
+use crate::{Control, Entry, Identity, Incarnation, MemberId, Recovered, SnapshotImage, Viewstamp};
 
 /// `epoch-ss`: the control record in files, and nothing else anywhere but in the core.
 #[derive(Debug)]
@@ -121,6 +121,10 @@ impl RecordStore for EpochStore {
         self.0.set(control)
     }
 
+    fn write_snapshot_part(&mut self, _: Viewstamp, _: u64, _: &[u8]) -> Result<(), nvm_log::Error> {
+        Ok(())
+    }
+
     fn write_snapshot(&mut self, _: &SnapshotImage) -> Result<(), nvm_log::Error> {
         Ok(())
     }
@@ -153,6 +157,10 @@ impl RecordStore for RingStore {
 
     fn set_control(&mut self, control: &Control) -> Result<(), nvm_log::Error> {
         self.control.set(control)
+    }
+
+    fn write_snapshot_part(&mut self, at: Viewstamp, offset: u64, part: &[u8]) -> Result<(), nvm_log::Error> {
+        RecordStore::write_snapshot_part(&mut self.memory, at, offset, part)
     }
 
     fn write_snapshot(&mut self, image: &SnapshotImage) -> Result<(), nvm_log::Error> {

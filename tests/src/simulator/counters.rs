@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rsm::{Message, Record};
 
 /// Branches that a suite of some hundred seeds must reach; the test fails when one was not.
-pub const MUST_BE_REACHED: [&str; 74] = [
+pub const MUST_BE_REACHED: [&str; 77] = [
     "acquires given up",
     "answers ok",
     "answers unknown",
@@ -21,6 +21,7 @@ pub const MUST_BE_REACHED: [&str; 74] = [
     "crash images in part",
     "crashes",
     "crashes before founding ended",
+    "crashes between parts of a snapshot",
     "crashes in the midst of a flush",
     "damage refused",
     "damage that cost nothing",
@@ -72,6 +73,8 @@ pub const MUST_BE_REACHED: [&str; 74] = [
     "snapshot chunks",
     "snapshot installs",
     "snapshots",
+    "snapshots begun in parts",
+    "snapshots overtaken by ops",
     "step-downs",
     "stops in good order",
     "stores that failed",
@@ -122,6 +125,8 @@ impl Counters {
     pub(crate) fn stored(&mut self, record: &Record) {
         self.hit(match record {
             Record::TruncateAfter { .. } => "truncations",
+            Record::SnapshotPart { offset: 0, .. } => "snapshots begun in parts",
+            Record::SnapshotPart { .. } => "parts of snapshots between the first and the last",
             Record::Snapshot { .. } => "snapshots",
             Record::Install { keep_suffix: true, .. } => "snapshot installs that keep a suffix",
             Record::Install { .. } => "snapshot installs",

@@ -48,6 +48,7 @@ impl Image {
             Record::Control(control) => self.control = control.clone(),
             Record::Append(entry) => self.append(entry)?,
             Record::TruncateAfter { op } => self.truncate_after(*op)?,
+            Record::SnapshotPart { .. } => {} // counts for nothing before the whole is there
             Record::Snapshot { image, release } => self.take_snapshot(image, *release)?,
             Record::Install { image, keep_suffix, control } => self.install(image, *keep_suffix, control)?,
         }

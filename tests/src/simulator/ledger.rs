@@ -50,7 +50,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(workload: Workload, mutation: Mutation) -> Self {
-        let mut reference = Replicated::new(workload, 0, mutation);
+        let mut reference = Replicated::new(workload, 0, usize::MAX, mutation);
         // Its effects are the grants that the checks look at.
         if let Some(machine) = reference.locks_mut() {
             machine.set_serving(true);
@@ -77,7 +77,7 @@ impl Ledger {
         if self.workload == Workload::Register {
             return Register::peek(snapshot).map(|peek| peek.hash);
         }
-        let mut machine = Replicated::new(self.workload, 0, Mutation::default());
+        let mut machine = Replicated::new(self.workload, 0, usize::MAX, Mutation::default());
         machine.restore(snapshot).ok().map(|()| machine.hash())
     }
 

@@ -161,6 +161,8 @@ pub(crate) struct Plan {
     pub(crate) log_capacity_bytes: usize,
     /// Makes snapshots larger than one chunk.
     pub(crate) ballast_bytes: usize,
+    /// Parts of snapshots are no larger.
+    pub(crate) part_bytes: usize,
     pub(crate) command_bytes: (u64, u64),
     pub(crate) think_us: (u64, u64),
     pub(crate) network: NetworkPlan,
@@ -179,6 +181,9 @@ pub(crate) struct Plan {
     /// After the faults, first only a majority is brought back, and has to serve.
     pub(crate) majority_first: bool,
 }
+
+/// A large snapshot has no more parts than this, or it would never be done.
+const PARTS_OF_BALLAST: usize = 64;
 
 impl Plan {
     /// All machines: founders and spares.
@@ -217,6 +222,7 @@ impl Plan {
             snapshot_every_bytes,
             log_capacity_bytes: snapshot_every_bytes * dice.between((6, 20)) as usize,
             ballast_bytes: if dice.chance(60_000) { 600 << 10 } else { 0 },
+            part_bytes: 0,
             command_bytes: (16, dice.spread((16, 600))),
             think_us: (0, dice.spread((200, 100_000))),
             network: Self::draw_network(dice),
@@ -244,6 +250,7 @@ impl Plan {
             // Leases promise something while clocks run at about the right rate.
             plan.faults.retain(|fault| *fault != Fault::ClockJump);
         }
+        plan.part_bytes = later.spread((64, 64 << 10)) as usize + plan.ballast_bytes / PARTS_OF_BALLAST;
         plan
     }
 

@@ -39,12 +39,15 @@ impl World {
         };
         // Drawn from the usual dice, as it was when stores were a model.
         let begun = self.dice.index(waiting + 1);
+        let is_in_snapshot =
+            self.members[index].process.as_ref().is_some_and(|process| process.replica.machine().is_in_snapshot());
         self.members[index].process = None;
         let member = &mut self.members[index];
         let before = member.store.asked.control.clone();
         let in_part = member.store.end(end, begun, &mut self.media_dice);
         let counters = &mut self.invariants.counters;
         counters.hit("crashes");
+        counters.add("crashes between parts of a snapshot", u64::from(is_in_snapshot));
         counters.add("crash images in part", u64::from(in_part));
         counters.add("stops in good order", u64::from(end == End::Clean));
         self.recover(index)?;
@@ -117,7 +120,7 @@ impl World {
         });
         released.iter().try_for_each(|entry| self.invariants.ledger.see(entry))?;
         if fell_back && let Some(image) = &self.members[index].store.durable.snapshot {
-            self.invariants.snapshot_is_history(image.viewstamp, &image.state)?;
+            self.invariants.snapshot_is_history(image.viewstamp, &image.joined())?;
         }
         records.iter().try_for_each(|record| self.invariants.durable(holder, record))
     }

@@ -89,6 +89,7 @@ impl World {
         let (fresh, disorder) = process.replica.machine_mut().take_fresh();
         self.invariants.in_order(identity, disorder)?;
         fresh.into_iter().try_for_each(|executed| self.invariants.executed(identity, executed))?;
+        self.invariants.parted(identity, process.replica.machine_mut().take_parted())?;
         for record in out.persist.drain(..) {
             self.invariants.record(&member.store.asked, &record)?;
             let wrong = |line| Violation::new("a record fits the store", format!("member {}: {line}", identity.member));

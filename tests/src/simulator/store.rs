@@ -467,7 +467,7 @@ mod tests {
     #[test]
     fn a_snapshot_releases_what_it_covers_and_no_more() {
         let (mut store, mut dice) = (store(512), Dice::new(1));
-        let image = Arc::new(SnapshotImage { viewstamp: Viewstamp { view: 1, op: 3 }, state: vec![] });
+        let image = Arc::new(SnapshotImage::new(Viewstamp { view: 1, op: 3 }));
         store.ask(Record::Snapshot { image, release: 2 }).expect("it fits");
         store.flush(5).expect("written");
         assert_eq!(store.durable.entries.front().map(|entry| entry.first_op()), Some(3));

@@ -118,6 +118,9 @@ pub(crate) fn brief_record(record: &Record) -> String {
         },
         Record::Append(entry) => format!("Append {} after {}", entry.viewstamp, entry.previous),
         Record::TruncateAfter { op } => format!("TruncateAfter {op}"),
+        Record::SnapshotPart { viewstamp, offset, bytes } => {
+            format!("SnapshotPart {viewstamp} from {offset}, {} bytes", bytes.len())
+        }
         Record::Snapshot { image, release } => format!("Snapshot {} release {release}", image.viewstamp),
         Record::Install { image, keep_suffix, .. } => format!("Install {} keep {keep_suffix}", image.viewstamp),
     }

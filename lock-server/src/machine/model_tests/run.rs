@@ -16,6 +16,8 @@ use crate::machine::{Effect, Machine, Op, Reply, Revoke};
 pub(super) struct Run {
     pub(super) random: Random,
     pub(super) primary: Machine,
+    /// The op executed last.
+    pub(super) last: Op,
     pub(super) backup: Machine,
     pub(super) model: Model,
     pub(super) nonces: u128,
@@ -33,6 +35,7 @@ impl Run {
         Run {
             random: Random(seed),
             primary,
+            last: Op::Sweep,
             backup: Machine::new(LIMITS),
             model: Model::default(),
             nonces: 0,
@@ -141,6 +144,7 @@ impl Run {
 
     pub(super) fn step(&mut self) {
         let op = self.any_op();
+        self.last = op.clone();
         let repeated = self.is_executed(&op);
         let bytes = op.encode();
         assert_eq!(Op::decode(&bytes).as_ref(), Ok(&op));

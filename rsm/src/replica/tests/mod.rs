@@ -9,6 +9,7 @@ mod membership;
 mod paxos_rules;
 mod review;
 mod script;
+mod snapshots;
 mod suspicion;
 mod view_change;
 mod witness;

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::script::{Journal, Script};
-use crate::view::Fnv;
-use crate::{Entry, Identity, Incarnation, Input, MemberId, Message, Payload, StateMachine, Viewstamp};
+use crate::{Entry, Identity, Incarnation, Input, MemberId, Message, Payload, SnapshotImage, StateMachine, Viewstamp};
 
 /// Member 3 has acknowledged a, b and c, and knows none of them to be committed.
 fn acknowledged_and_not_executed() -> Script {
@@ -29,10 +28,9 @@ fn m6_a_snapshot_that_comes_late_leaves_what_was_acknowledged_above_it() {
     machine.push(viewstamp.op - 1, b"a");
     machine.push(viewstamp.op, b"b");
     let state = machine.snapshot();
-    let mut hash = Fnv::new();
-    hash.bytes(&state);
+    let hash = SnapshotImage::of(viewstamp, &state).digest();
     let from = Identity { member: MemberId(1), incarnation: Incarnation(1) };
-    let offer = Message::SnapshotOffer { view: 1, viewstamp, bytes: state.len() as u64, hash: hash.finish() };
+    let offer = Message::SnapshotOffer { view: 1, viewstamp, bytes: state.len() as u64, hash };
     let chunk = Message::Chunk { view: 1, viewstamp, offset: 0, bytes: state };
     for message in [offer, chunk] {
         script.step(3, Input::Message { cluster: view.cluster, from, message });

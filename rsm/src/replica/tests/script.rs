@@ -7,12 +7,19 @@ use crate::mutant::Mutant;
 use crate::view::Fnv;
 use crate::{
     Change, ChangeError, ClusterId, Control, Entry, Founding, Identity, Incarnation, Input, Kind, MemberId, Message,
-    Micros, Output, Record, Recovered, Rejection, Replica, Settings, SnapshotImage, StateMachine, Tag, Timing,
+    Micros, Output, Record, Recovered, Rejection, Replica, Settings, SnapshotImage, SnapshotPart, StateMachine, Tag,
+    Timing,
 };
 
-/// Remembers every command with its op.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub(super) struct Journal(pub(super) Vec<(u64, Vec<u8>)>, u64);
+/// Remembers every command with its op. Its snapshots come in parts: what is left of one stands last.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Journal(pub(super) Vec<(u64, Vec<u8>)>, u64, Vec<u8>);
+
+impl PartialEq for Journal {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.0, self.1) == (&other.0, other.1)
+    }
+}
 
 impl StateMachine for Journal {
     fn apply(&mut self, op: u64, command: &[u8]) -> Vec<u8> {
@@ -22,6 +29,17 @@ impl StateMachine for Journal {
 
     fn snapshot(&self) -> Vec<u8> {
         postcard::to_stdvec(&self.0).expect("bytes in memory")
+    }
+
+    fn begin_snapshot(&mut self, budget_bytes: usize) -> SnapshotPart {
+        self.2 = self.snapshot();
+        self.next_snapshot_part(budget_bytes)
+    }
+
+    fn next_snapshot_part(&mut self, budget_bytes: usize) -> SnapshotPart {
+        let later = self.2.split_off(self.2.len().min(budget_bytes));
+        let bytes = std::mem::replace(&mut self.2, later);
+        SnapshotPart { bytes, is_last: self.2.is_empty() }
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
@@ -71,6 +89,7 @@ impl Medium {
                 Record::Control(new) => control = new.clone(),
                 Record::Append(entry) => entries.push(entry.as_ref().clone()),
                 Record::TruncateAfter { op } => entries.retain(|entry| entry.viewstamp.op <= *op),
+                Record::SnapshotPart { .. } => {}
                 Record::Snapshot { image, release } => {
                     snapshot = Some(Arc::<SnapshotImage>::clone(image));
                     entries.retain(|entry| entry.viewstamp.op > *release);
@@ -401,6 +420,11 @@ impl Script {
         let tag = self.submit(primary, command);
         self.run_until("the command is answered", |script| script.answers.contains_key(&tag));
         assert_eq!(self.answers[&tag], Ok(command.as_bytes().to_vec()));
+    }
+
+    /// What a member has asked its medium for, since it was formatted.
+    pub(super) fn records(&self, id: u64) -> &[Record] {
+        &self.media[&id].records
     }
 
     pub(super) fn journal(&self, id: u64) -> Vec<String> {

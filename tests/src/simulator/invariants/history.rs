@@ -5,7 +5,7 @@ use rsm::{Identity, Viewstamp};
 
 use super::{Check, Invariants, Violation};
 use crate::simulator::image::Image;
-use crate::simulator::machine::Executed;
+use crate::simulator::machine::{Executed, Parted};
 
 impl Invariants {
     /// Executed histories are one history, and nothing is executed before it is committed.
@@ -24,6 +24,15 @@ impl Invariants {
         disorder.map_or(Ok(()), |(last, then)| {
             let detail = format!("member {}: op {then} after op {last}", who.member);
             Err(Violation::new("ops are executed in order, once", detail))
+        })
+    }
+
+    /// A snapshot in parts is the state at its op, whatever was executed between them.
+    pub(crate) fn parted(&mut self, who: Identity, parted: Parted) -> Check {
+        self.counters.add("snapshots overtaken by ops", parted.overtaken);
+        parted.torn.map_or(Ok(()), |op| {
+            let detail = format!("member {}: the parts of the snapshot at op {op}", who.member);
+            Err(Violation::new("a snapshot in parts is the state at its op", detail))
         })
     }
 

@@ -9,15 +9,15 @@ impl Invariants {
     /// A record is asked for: nothing goes back.
     pub(crate) fn record(&mut self, before: &Image, record: &Record) -> Check {
         match record {
-            Record::Append(_) => Ok(()),
+            Record::Append(_) | Record::SnapshotPart { .. } => Ok(()),
             Record::Control(control) | Record::Install { control, .. } => {
                 self.control_follows(&before.control, control)?;
                 match record {
-                    Record::Install { image, .. } => self.snapshot_is_history(image.viewstamp, &image.state),
+                    Record::Install { image, .. } => self.snapshot_is_history(image.viewstamp, &image.joined()),
                     _ => Ok(()),
                 }
             }
-            Record::Snapshot { image, .. } => self.snapshot_is_history(image.viewstamp, &image.state),
+            Record::Snapshot { image, .. } => self.snapshot_is_history(image.viewstamp, &image.joined()),
             Record::TruncateAfter { op } => self.no_committed_entry_goes(before, *op),
         }
     }
