@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use rsm::{Message, Record};
 
 /// Branches that a suite of some hundred seeds must reach; the test fails when one was not.
-pub const MUST_BE_REACHED: [&str; 74] = [
+pub const MUST_BE_REACHED: [&str; 79] = [
     "acquires given up",
+    "acquires that came after their cancel",
     "answers ok",
     "answers unknown",
     "append mismatches",
@@ -26,6 +27,7 @@ pub const MUST_BE_REACHED: [&str; 74] = [
     "damage that cost nothing",
     "deaths of clients",
     "entries lost in a crash",
+    "entries on pages",
     "expiries",
     "fail-overs",
     "fail-overs that promote",
@@ -43,6 +45,7 @@ pub const MUST_BE_REACHED: [&str; 74] = [
     "learners promoted",
     "leases resumed",
     "leases suspended",
+    "limits reached",
     "locks had from the cache",
     "long pauses",
     "machines of clients stood still",
@@ -75,6 +78,8 @@ pub const MUST_BE_REACHED: [&str; 74] = [
     "step-downs",
     "stops in good order",
     "stores that failed",
+    "tenures ended by force",
+    "tenures ended by force at once",
     "torn tails",
     "truncations",
     "view changes",

@@ -7,7 +7,7 @@ use lock_server::machine::Machine;
 use rsm::StateMachine;
 
 use super::mutation::Mutation;
-use super::plan::Workload;
+use super::plan::{Plan, Workload};
 use super::workload::kv::Kv;
 use super::workload::register::Register;
 
@@ -38,12 +38,15 @@ pub(crate) struct Replicated {
 }
 
 impl Replicated {
-    /// The empty machine of a workload; `ballast_bytes` makes a register's snapshots larger.
-    pub(crate) fn new(workload: Workload, ballast_bytes: usize, mutation: Mutation) -> Self {
-        let service = match workload {
+    /// The empty machine of a plan's workload; `ballast_bytes` makes a register's snapshots larger.
+    pub(crate) fn new(plan: &Plan, ballast_bytes: usize, mutation: Mutation) -> Self {
+        let service = match plan.workload {
             Workload::Register => Service::Register(Register::new(ballast_bytes)),
             Workload::Kv => Service::Kv(Kv::default()),
-            Workload::Locks => Service::Locks(Box::new(mutation.put_into_machine(Machine::default()))),
+            Workload::Locks => {
+                let machine = Machine::new(plan.locks.others.limits);
+                Service::Locks(Box::new(mutation.put_into_machine(machine)))
+            }
         };
         Replicated { service, op: 0, fresh: Vec::new(), disorder: None }
     }

@@ -32,10 +32,12 @@ impl Invariants {
                 self.ledger.hold(holder, entry.viewstamp);
             }
             Record::Install { image, .. } => self.ledger.install(holder, image.viewstamp.op),
+            Record::Snapshot { image, .. } => self.witness_drops(holder, image)?,
             _ => {}
         }
         match record {
             Record::Control(control) | Record::Install { control, .. } => {
+                self.note_vote(holder, control);
                 control.config.as_ref().map_or(Ok(()), |config| self.decided(&config.last))
             }
             _ => Ok(()),
