@@ -287,9 +287,14 @@ impl<W> LockSession<W> {
         if self.held.locks.get(name).is_some_and(|lock| grant.token <= lock.forced()) {
             return Duration::ZERO;
         }
-        let session = &self.held.session;
+        if grant.epoch == self.held.epoch { self.lease_left(now) } else { Duration::ZERO }
+    }
+
+    /// For how long the lease is in force from now on, as a guard counts it that is made now.
+    pub fn lease_left(&self, now: Clocks) -> Duration {
+        let (session, epoch) = (&self.held.session, self.held.epoch);
         let deadline_ns = if self.held.in_force { session.deadline_ns() } else { 0 };
-        crate::lease::valid_for(grant.epoch, self.held.epoch, deadline_ns, session.lead_max_ns(), now)
+        crate::lease::valid_for(epoch, epoch, deadline_ns, session.lead_max_ns(), now)
     }
 
     /// The session's id.

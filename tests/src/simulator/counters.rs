@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use rsm::{Message, Record};
 
 /// Branches that a suite of some hundred seeds must reach; the test fails when one was not.
-pub const MUST_BE_REACHED: [&str; 77] = [
+pub const MUST_BE_REACHED: [&str; 82] = [
     "acquires given up",
+    "acquires that came after their cancel",
     "answers ok",
     "answers unknown",
     "append mismatches",
@@ -27,6 +28,7 @@ pub const MUST_BE_REACHED: [&str; 77] = [
     "damage that cost nothing",
     "deaths of clients",
     "entries lost in a crash",
+    "entries on pages",
     "expiries",
     "fail-overs",
     "fail-overs that promote",
@@ -44,6 +46,7 @@ pub const MUST_BE_REACHED: [&str; 77] = [
     "learners promoted",
     "leases resumed",
     "leases suspended",
+    "limits reached",
     "locks had from the cache",
     "long pauses",
     "machines of clients stood still",
@@ -78,6 +81,8 @@ pub const MUST_BE_REACHED: [&str; 77] = [
     "step-downs",
     "stops in good order",
     "stores that failed",
+    "tenures ended by force",
+    "tenures ended by force at once",
     "torn tails",
     "truncations",
     "view changes",

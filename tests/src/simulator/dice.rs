@@ -50,6 +50,10 @@ impl Dice {
         per_million > 0 && self.below(MILLION) < per_million
     }
 
+    pub(crate) fn pick_or_none<'a, T>(&mut self, among: &'a [T]) -> Option<&'a T> {
+        if among.is_empty() { None } else { Some(self.pick(among)) }
+    }
+
     pub(crate) fn pick<'a, T>(&mut self, among: &'a [T]) -> &'a T {
         &among[self.index(among.len())]
     }

@@ -11,7 +11,7 @@ use rsm::{Entry, Incarnation, StateMachine, Viewstamp};
 use super::invariants::{Check, Violation};
 use super::machine::Replicated;
 use super::mutation::Mutation;
-use super::plan::Workload;
+use super::plan::{Plan, Workload};
 use super::workload::register::{CommandId, Register, decode_command};
 
 /// An op of the committed history.
@@ -33,7 +33,7 @@ struct Known {
 /// Entries by viewstamp, and the committed history.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    workload: Workload,
+    plan: Plan,
     entries: BTreeMap<Viewstamp, Known>,
     /// The last op of each incarnation's installed snapshots: it holds all below.
     installed: BTreeMap<Incarnation, u64>,
@@ -49,14 +49,14 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(workload: Workload, mutation: Mutation) -> Self {
-        let mut reference = Replicated::new(workload, 0, usize::MAX, mutation);
+    pub(crate) fn new(plan: &Plan, mutation: Mutation) -> Self {
+        let mut reference = Replicated::new(plan, 0, usize::MAX, mutation);
         // Its effects are the grants that the checks look at.
         if let Some(machine) = reference.locks_mut() {
             machine.set_serving(true);
         }
         Ledger {
-            workload,
+            plan: plan.clone(),
             entries: BTreeMap::new(),
             installed: BTreeMap::new(),
             committed: Vec::new(),
@@ -74,10 +74,10 @@ impl Ledger {
 
     /// The hash of the state in a snapshot; none if it is none.
     pub(crate) fn hash_of(&self, snapshot: &[u8]) -> Option<u64> {
-        if self.workload == Workload::Register {
+        if self.plan.workload == Workload::Register {
             return Register::peek(snapshot).map(|peek| peek.hash);
         }
-        let mut machine = Replicated::new(self.workload, 0, usize::MAX, Mutation::default());
+        let mut machine = Replicated::new(&self.plan, 0, usize::MAX, Mutation::default());
         machine.restore(snapshot).ok().map(|()| machine.hash())
     }
 
@@ -204,7 +204,7 @@ impl Ledger {
     /// # Errors
     /// The command was executed before.
     pub(crate) fn executed(&mut self, op: u64, hash: u64, command: Option<&[u8]>) -> Check {
-        let id = command.filter(|_| self.workload == Workload::Register).and_then(decode_command);
+        let id = command.filter(|_| self.plan.workload == Workload::Register).and_then(decode_command);
         self.ops.push(Op { hash, command: id });
         match id.and_then(|id| self.done.insert(id, op)) {
             None => Ok(()),

@@ -7,7 +7,7 @@ use lock_server::machine::Machine;
 use rsm::{SnapshotPart, StateMachine};
 
 use super::mutation::Mutation;
-use super::plan::Workload;
+use super::plan::{Plan, Workload};
 use super::workload::kv::Kv;
 use super::workload::register::Register;
 
@@ -60,12 +60,15 @@ pub(crate) struct Parted {
 }
 
 impl Replicated {
-    /// The empty machine of a workload; `ballast_bytes` makes a register's snapshots larger.
-    pub(crate) fn new(workload: Workload, ballast_bytes: usize, part_bytes: usize, mutation: Mutation) -> Self {
-        let service = match workload {
+    /// The empty machine of a plan's workload; `ballast_bytes` makes a register's snapshots larger.
+    pub(crate) fn new(plan: &Plan, ballast_bytes: usize, part_bytes: usize, mutation: Mutation) -> Self {
+        let service = match plan.workload {
             Workload::Register => Service::Register(Register::new(ballast_bytes)),
             Workload::Kv => Service::Kv(Kv::default()),
-            Workload::Locks => Service::Locks(Box::new(mutation.put_into_machine(Machine::default()))),
+            Workload::Locks => {
+                let machine = Machine::new(plan.locks.others.limits);
+                Service::Locks(Box::new(mutation.put_into_machine(machine)))
+            }
         };
         let parted = Parted::default();
         Replicated { service, op: 0, fresh: Vec::new(), disorder: None, part_bytes, under_way: None, parted }

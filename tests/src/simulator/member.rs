@@ -111,7 +111,7 @@ impl Member {
             slept_us: 0,
             sleep: (0, 0),
         };
-        let machine = Replicated::new(plan.workload, plan.ballast_bytes, plan.part_bytes, self.mutation);
+        let machine = Replicated::new(plan, plan.ballast_bytes, plan.part_bytes, self.mutation);
         let recovered = self.store.take_found().ok_or("the store was not recovered")?;
         let replica = Replica::new(settings, recovered, machine, dice.number(), clock.read(now))?;
         self.process = Some(Process {

@@ -6,7 +6,6 @@ use super::atlas;
 use super::invariants::{Check, Violation};
 use super::member::Member;
 use super::plan::Workload;
-use super::workload::locks::LockEvent;
 use super::world::{Event, World};
 
 /// Within this time of the last fault a primary serves, and again within this time all are in sync and equal, µs.
@@ -43,8 +42,7 @@ impl World {
         let wait = self.dice.spread(self.plan.fault_every_us);
         self.schedule(wait, Event::Fault);
         if self.plan.workload == Workload::Locks {
-            let wait = self.dice.spread(self.plan.locks.fault_every_us);
-            self.schedule(wait, Event::Lock(LockEvent::Fault));
+            self.begin_unsafe_locks();
         }
         self.safe_at = self.now + self.plan.unsafe_us;
         self.run_until(self.safe_at, |_| false)?;

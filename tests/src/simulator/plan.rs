@@ -205,7 +205,7 @@ impl Plan {
         let (mut later, mut media) = (Dice::new(!seed), MediumPlan::dice(seed));
         let workload = *later.pick(&[Workload::Register, Workload::Kv, Workload::Locks, Workload::Locks]);
         let workload = options.workload.unwrap_or(workload);
-        let locks = LockPlan::draw(&mut later);
+        let locks = LockPlan::draw(&mut later, seed);
         let members = options.members;
         let drawn = [3, 3, 3, 3, 3, 3, 5, 5, 5, 1][dice.index(10)];
         let snapshot_every_bytes = dice.spread((2 << 10, 256 << 10)) as usize;

@@ -171,10 +171,7 @@ impl World {
         }
         for (tag, answer) in out.answers {
             if self.plan.workload == Workload::Locks {
-                if !self.on_command_answered(index, tag, answer) {
-                    let detail = format!("tag {tag} by member {}", index + 1);
-                    return Err(Violation::new("a command is answered once", detail));
-                }
+                self.on_command_answered(index, tag, answer)?;
                 continue;
             }
             let Some((client, wish)) = self.asking.attempts.close(tag) else {

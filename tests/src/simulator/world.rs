@@ -89,6 +89,8 @@ pub(crate) struct World {
     pub(crate) dice: Dice,
     /// For media, and what else came later: a seed's other choices stay what they were.
     pub(crate) media_dice: Dice,
+    /// For who uses the lock service beside its clients; likewise.
+    pub(crate) lock_dice: Dice,
     /// True time, µs.
     pub(crate) now: u64,
     pub(crate) events: u64,
@@ -139,7 +141,7 @@ impl World {
         };
         let asking = if plan.workload == Workload::Locks { 0 } else { plan.clients };
         let clients = (0..asking as u64).map(Client::new).collect();
-        let mut invariants = Invariants::new(Ledger::new(plan.workload, mutation));
+        let mut invariants = Invariants::new(Ledger::new(&plan, mutation));
         invariants.locks.rate_max = plan.clock_rate.1;
         World {
             founding: Founding { name: "simulated".into(), members: listed.collect(), mode: "durable".into() },
@@ -151,6 +153,7 @@ impl World {
             members,
             dice,
             media_dice: MediumPlan::dice(!seed),
+            lock_dice: Dice::new((!seed).rotate_left(23)),
             now: 0,
             events: 0,
             queue: BinaryHeap::new(),

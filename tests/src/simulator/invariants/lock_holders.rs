@@ -23,7 +23,8 @@ impl Invariants {
 }
 
 impl World {
-    /// The guards of a lock that are valid now, by their own clients' clocks: client, user, what they have.
+    /// The guards of a lock that are valid now, by their own clients' clocks: client, user, what they have. Not those of tenures that
+    /// an operator ended without waiting for the holder: only the token tells them apart, and what the lock guards looks at it.
     fn valid_guards<'a>(&'a self, name: &'a LockName) -> impl Iterator<Item = (usize, usize, Grant)> + 'a {
         self.locks.clients.iter().enumerate().flat_map(move |(client, it)| {
             let clocks = it.clock.read(self.now);
@@ -31,7 +32,10 @@ impl World {
             it.users.iter().enumerate().filter_map(move |(user, state)| match &state.state {
                 UserState::Has { name: held, grant, .. } if held == name => {
                     let valid = session.is_some_and(|session| !session.valid_for(name, *grant, clocks).is_zero());
-                    valid.then_some((client, user, *grant))
+                    let voided = session.is_some_and(|session| {
+                        self.invariants.locks.tenures.is_voided(session.id(), name, grant.token)
+                    });
+                    (valid && !voided).then_some((client, user, *grant))
                 }
                 _ => None,
             })

@@ -15,12 +15,14 @@ impl Invariants {
     }
 
     pub(super) fn ticked(&mut self, seen: &Seen<'_>) -> Check {
+        self.locks.leases.last_tick = None;
         let run = self.served.get(&seen.view).map(|(_, run)| *run);
         let Some(made) = run.and_then(|run| self.locks.ticks.get_mut(&run)) else { return Ok(()) };
         // One tick of a run is uncommitted at a time, so this is the newest that says so; those before it are lost or done.
         let Some(place) = made.iter().rposition(|(_, command)| command == seen.command) else { return Ok(()) };
         let Some((closed_at, _)) = made.drain(..=place).next_back() else { return Ok(()) };
         let time_us = seen.machine.service_time_us();
+        self.locks.leases.last_tick = Some((closed_at, time_us));
         let rate = i128::from(self.locks.rate_max.max(MILLION));
         let ahead = i128::from(time_us) * i128::from(MILLION) - i128::from(closed_at) * rate;
         // A reading of a clock is cut to whole µs.

@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lock_protocol::{Command, FencingToken, LockName, Outcome, RequestNumber, Requeued, SessionId};
+use lock_protocol::{Command, FencingToken, LockName, Mode, Outcome, RequestNumber, Requeued, SessionId};
 use lock_server::machine::{Effect, Machine, Op, Reply};
 
+use super::lock_leases::Leases;
+use super::lock_tenures::Tenures;
 use super::{Check, Invariants, Run, Violation};
 
 /// An op that was committed, and what it did.
@@ -29,6 +31,7 @@ pub(super) struct Granted {
     pub(super) acquire: RequestNumber,
     pub(super) name: LockName,
     pub(super) token: FencingToken,
+    pub(super) mode: Mode,
 }
 
 /// The notes.
@@ -52,6 +55,10 @@ pub(crate) struct LockTruth {
     pub(super) ahead: Option<i128>,
     /// Grants in the name's log, and to how many sessions in a row.
     pub(super) last_holder: BTreeMap<LockName, SessionId>,
+    /// What waiters asked for.
+    modes: BTreeMap<(SessionId, RequestNumber), Mode>,
+    pub(crate) tenures: Tenures,
+    pub(crate) leases: Leases,
 }
 
 impl Invariants {
@@ -64,33 +71,64 @@ impl Invariants {
         match (&op, &reply) {
             (Op::Open(open), Reply::Opened(opened)) => {
                 if opened.session.0 == seen.op {
+                    self.nonce_is_new(open.nonce)?;
                     self.locks.sessions.insert(opened.session, open.nonce);
+                    self.locks.leases.opened(opened.session, opened.lease_ms * 1_000);
                 } else {
                     self.counters.hit("opens repeated");
                 }
             }
             (Op::Request { session, request, .. }, Reply::Outcome(outcome)) => {
+                self.gives_back(seen, *session, request.number, &request.command, outcome)?;
                 self.note_request(seen, *session, request.number, &request.command, outcome, &mut granted);
             }
-            (Op::Tick { .. }, Reply::Ticked { expired, .. }) => {
+            (
+                Op::Tick { keep_alives, .. },
+                Reply::Ticked { gone, expired } | Reply::TickedForced { gone, expired, .. },
+            ) => {
                 self.ticked(seen)?;
+                self.leases_at_tick(seen, keep_alives, gone)?;
                 self.counters.add("expiries", *expired);
                 if *expired >= 3 {
                     self.counters.hit("mass expiries");
                 }
             }
-            (Op::Sweep, Reply::Swept { more: false }) => self.nothing_of_the_dead(seen)?,
+            (Op::Sweep, Reply::Swept { more }) => {
+                self.swept(seen);
+                if !more {
+                    self.nothing_of_the_dead(seen)?;
+                }
+            }
+            (Op::Read(query), Reply::Answer(answer)) => self.query_answered(seen, query, answer)?,
+            (Op::ForceRelease(force), Reply::Forced(ended)) => self.forced(seen, force, ended)?,
             _ => {}
         }
         self.note_ends(seen.machine);
+        if let Op::Tick { keep_alives, .. } = &op {
+            let told = if let Reply::TickedForced { forced, .. } = &reply { forced.as_slice() } else { &[] };
+            self.told_of_force(keep_alives, told)?;
+        }
         for effect in &seen.effects {
             if let Effect::Granted { session, name, acquire, token, .. } = effect {
                 let (session, acquire, token) = (*session, *acquire, *token);
-                granted.push(Granted { session, acquire, name: name.clone(), token });
+                let mode = self.locks.modes.get(&(session, acquire)).copied().unwrap_or(Mode::Exclusive);
+                granted.push(Granted { session, acquire, name: name.clone(), token, mode });
                 self.counters.hit("grants to waiters");
             }
         }
-        self.check_grants(seen, &granted)
+        self.check_grants(seen, &granted)?;
+        self.revokes_name_tenures(seen)
+    }
+
+    /// A nonce opens one session: an open that is repeated finds it.
+    fn nonce_is_new(&self, nonce: u128) -> Check {
+        match self.locks.sessions.iter().find(|(_, known)| **known == nonce) {
+            Some((session, _)) => {
+                let detail = format!("session {session} was opened with nonce {nonce:x}, and lives");
+                Err(Violation::new("a nonce opens one session", detail))
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_grants(&mut self, seen: &Seen<'_>, granted: &[Granted]) -> Check {
@@ -101,6 +139,7 @@ impl Invariants {
             self.grant_is_the_first_for_its_request(grant)?;
             self.grant_was_not_cancelled(grant)?;
             self.grant_is_to_the_living(grant)?;
+            self.grant_fits(grant)?;
             self.holders_agree(seen, &grant.name)?;
             let before = self.locks.last_holder.insert(grant.name.clone(), grant.session);
             if before.is_some_and(|before| before != grant.session) {
@@ -120,6 +159,10 @@ impl Invariants {
         granted: &mut Vec<Granted>,
     ) {
         let name = command.name().clone();
+        let mode = match command {
+            Command::Acquire { mode, .. } | Command::Release { requeue: Some(mode), .. } => *mode,
+            _ => Mode::Exclusive,
+        };
         let place = match (command, outcome) {
             (Command::Acquire { .. }, Outcome::Granted { token, .. })
             | (Command::Release { .. }, Outcome::Released { requeued: Some(Requeued::Granted { token, .. }) }) => {
@@ -130,7 +173,9 @@ impl Invariants {
             _ => None,
         };
         match place {
-            Some(Some(token)) if token.0 == seen.op => granted.push(Granted { session, acquire: number, name, token }),
+            Some(Some(token)) if token.0 == seen.op => {
+                granted.push(Granted { session, acquire: number, name, token, mode })
+            }
             Some(Some(_)) => self.counters.hit("grants asked for again"),
             Some(None) => {
                 let queue = self.locks.queues.entry(name).or_default();
@@ -138,6 +183,7 @@ impl Invariants {
                     self.counters.hit("queued acquires asked for again");
                 } else {
                     queue.push((session, number));
+                    self.locks.modes.insert((session, number), mode);
                 }
             }
             None => {}
@@ -151,6 +197,9 @@ impl Invariants {
                 queue.retain(|waiter| *waiter != (session, *acquire));
             }
         }
+        if matches!(command, Command::Acquire { .. }) && self.locks.cancelled.contains(&(session, number)) {
+            self.counters.hit("acquires that came after their cancel");
+        }
         if *outcome == Outcome::Gone || *outcome == Outcome::BelowFloor {
             self.counters.hit("requests repeated too late");
         }
@@ -163,6 +212,8 @@ impl Invariants {
         let ended: Vec<SessionId> = self.locks.sessions.iter().filter_map(ended).collect();
         for session in &ended {
             self.locks.sessions.remove(session);
+            self.locks.leases.ended(*session);
+            self.locks.tenures.session_ended(*session);
             for queue in self.locks.queues.values_mut() {
                 queue.retain(|(waiter, _)| waiter != session);
             }

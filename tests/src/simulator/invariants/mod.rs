@@ -6,6 +6,9 @@
 //! | Every in-sync set is a majority. | S6 | `views` |
 //! | A view changes at most one slot of the list, and majorities of neighbouring views meet. | S12 | `members` |
 //! | A removed member stops when a majority of the new list knows the view, or it had no vote for it. | S1, S12 | `members` |
+//! | A view is decided by the durable votes of a majority of those that the view before lists. | Paxos; S6 | `votes` |
+//! | A list changes only after the view before has served. | S12 | `votes` |
+//! | A witness drops only what as many replicas hold as a majority has members. | S13 | `witnesses` |
 //! | Promise, vote, proposal and view never go back in a store. | S2, S11 | `promises` |
 //! | An entry is committed only while a majority of the view's in-sync members hold it durably, and the barrier. | S3 | `commit` |
 //! | At most one run of one member commits in a view. | S8 | `commit` |
@@ -27,6 +30,13 @@
 //! | No guard is valid past its session. | section 5 | `lock_holders` |
 //! | The tokens of a lock's grants increase strictly, over fail-over too. | section 6 | `lock_tokens` |
 //! | No expired session is granted a lock, and none is left to it after the sweeps. | section 5 | `lock_sessions` |
+//! | A session lives as long as its lease; a tick adds two tick intervals at most; a nonce opens one session. | section 5 | `lock_leases`, `lock_truth` |
+//! | A client's count of its lease ends before the service can end it. | section 5 | `lock_leases` |
+//! | A release, a cancel and a revoke mean the tenure that they name. | section 6 | `lock_tenures` |
+//! | What was ended by force is withheld until its holder knows, or its lease is over; it hears of it until it confirms. | forced release | `lock_tenures` |
+//! | A client gives up what others want, after some users at most, and what it has without knowing; a revoke means the tenure that it names. | rules M12, M14 | `lock_clients` |
+//! | What was used is flushed before it is given up; a guard that died stays dead; a silent callback connection is dialled anew. | rules M10, M16, M17 | `lock_clients` |
+//! | A query is answered with what is so. | queries | `lock_queries` |
 //! | Each request is executed at most once. | section 5, duplicate window | `lock_requests` |
 //! | A cancelled waiter is never granted. | section 6 | `lock_requests`, and in the clients `users.rs` |
 //! | Waiters are served in the order of the log. | section 6 | `lock_order` |
@@ -37,11 +47,15 @@ mod answers;
 mod bounds;
 mod commit;
 mod history;
+mod lock_clients;
 mod lock_fencing;
 mod lock_holders;
+mod lock_leases;
 mod lock_order;
+mod lock_queries;
 mod lock_requests;
 mod lock_sessions;
+mod lock_tenures;
 mod lock_time;
 mod lock_tokens;
 mod lock_truth;
@@ -51,6 +65,8 @@ mod records;
 mod serving;
 mod speech;
 mod views;
+mod votes;
+mod witnesses;
 
 use std::collections::BTreeMap;
 
@@ -58,8 +74,10 @@ use rsm::{Incarnation, MemberId, View};
 
 use super::counters::Counters;
 use super::ledger::Ledger;
+pub(crate) use lock_clients::{Conduct, is_paid};
 use lock_truth::LockTruth;
 pub(crate) use lock_truth::Seen;
+use votes::Votes;
 
 /// A sentence that did not hold, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +109,7 @@ pub(crate) struct Invariants {
     views: BTreeMap<u64, View>,
     /// The highest view that each store ever held durably.
     known: BTreeMap<Incarnation, u64>,
+    votes: Votes,
     /// Who served in a view, in which run.
     served: BTreeMap<u64, (MemberId, Run)>,
     last_server: Option<MemberId>,
@@ -106,6 +125,7 @@ impl Invariants {
             locks: LockTruth::default(),
             views: BTreeMap::new(),
             known: BTreeMap::new(),
+            votes: Votes::new(),
             served: BTreeMap::new(),
             last_server: None,
             answered: 0,

@@ -32,10 +32,12 @@ impl Invariants {
                 self.ledger.hold(holder, entry.viewstamp);
             }
             Record::Install { image, .. } => self.ledger.install(holder, image.viewstamp.op),
+            Record::Snapshot { image, .. } => self.witness_drops(holder, image)?,
             _ => {}
         }
         match record {
             Record::Control(control) | Record::Install { control, .. } => {
+                self.note_vote(holder, control);
                 let Some(config) = &control.config else { return Ok(()) };
                 self.knows_view(holder, config.last.number);
                 self.decided(&config.last)

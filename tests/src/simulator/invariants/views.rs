@@ -28,6 +28,8 @@ impl Invariants {
             }
             let parent = parent.clone();
             self.list_changes_in_steps(&parent, view)?;
+            self.list_changes_when_served(&parent, view)?;
+            self.decided_by_votes(&parent, view)?;
             self.count_change(&parent, view);
         } else if view.number == 1 {
             self.counters.hit("founded");

@@ -1,10 +1,8 @@
 //! A client process: it opens a session, dials, and carries out what the session's core decides.
 
-use lock_client::cores::{
-    CacheLimits, LinkId, LockSession, OpenStep, Opening, Route, SessionEffect, SessionEvent, Stage,
-};
-use lock_client::{Endpoint, LockName};
-use lock_protocol::{ClientIdentity, FencingToken, Open, SessionId};
+use lock_client::Endpoint;
+use lock_client::cores::{CacheLimits, LinkId, LockSession, OpenStep, Opening, Route};
+use lock_protocol::{ClientIdentity, Open, SessionId};
 
 use super::clock::ClientClock;
 use super::line::{LineId, Packet};
@@ -12,7 +10,7 @@ use super::plan::LockPlan;
 use super::users::{User, Waiter};
 use super::{ClientRun, LockEvent};
 use crate::simulator::dice::Dice;
-use crate::simulator::invariants::Check;
+use crate::simulator::invariants::{Check, Conduct};
 use crate::simulator::workload::asking::{address_of, index_of};
 use crate::simulator::world::{Event, World};
 
@@ -22,8 +20,6 @@ const DIAL_TIMEOUT_US: u64 = 1_000_000;
 const OPEN_TIMEOUT_US: u64 = 3_000_000;
 /// Attempts to open are numbered from here, so that they are no links of a session.
 const FIRST_OPENING: u64 = 1 << 32;
-/// A hook that failed, or that found no lease, is called again after so long, µs.
-const HOOK_PAUSE_US: u64 = 50_000;
 
 /// A client machine, and the process on it.
 #[derive(Debug)]
@@ -36,7 +32,7 @@ pub(crate) struct LockClient {
     pub(crate) users: Vec<User>,
     /// How many locks were had again at the end of the run.
     pub(crate) probed: usize,
-    looks_at: Option<u64>,
+    pub(super) looks_at: Option<u64>,
 }
 
 /// How far it is.
@@ -61,15 +57,22 @@ pub(crate) struct Opener {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) session: LockSession<Waiter>,
-    nonce: u128,
-    link: LinkId,
-    endpoint: Endpoint,
-    service: Option<LineId>,
+    pub(super) nonce: u128,
+    pub(super) link: LinkId,
+    pub(super) endpoint: Endpoint,
+    pub(super) service: Option<LineId>,
     pub(crate) callback: Option<LineId>,
-    connected: bool,
+    pub(super) connected: bool,
     /// A callback connection was dialled and not welcomed yet.
-    callback_pending: bool,
-    suspended: bool,
+    pub(super) callback_pending: bool,
+    pub(super) suspended: bool,
+    pub(crate) conduct: Conduct,
+}
+
+impl State {
+    pub(crate) fn opened(&self) -> Option<&Opened> {
+        if let State::Open(opened) = self { Some(opened) } else { None }
+    }
 }
 
 impl LockClient {
@@ -102,7 +105,7 @@ impl LockClient {
     }
 
     pub(crate) fn opened(&self) -> Option<&Opened> {
-        if let State::Open(opened) = &self.state { Some(opened) } else { None }
+        self.state.opened()
     }
 
     pub(crate) fn opened_mut(&mut self) -> Option<&mut Opened> {
@@ -161,7 +164,7 @@ impl World {
     }
 
     /// A pause is shortened at random, by up to a half; µs. Refused dials take a moment, too.
-    fn shorten(&mut self, pause: std::time::Duration) -> u64 {
+    pub(super) fn shorten(&mut self, pause: std::time::Duration) -> u64 {
         let most = pause.as_micros() as u64;
         self.dice.between((most / 2, most)) + 100
     }
@@ -227,7 +230,8 @@ impl World {
             State::Open(opened) if opened.link.0 == attempt => {
                 let is_callback = opened.callback == Some(id);
                 if is_callback || opened.service == Some(id) {
-                    self.on_packet_of_session(client, id, is_callback, packet);
+                    self.check_dead_guards(client)?;
+                    self.on_packet_of_session(client, id, is_callback, packet)?;
                     return self.client_goes_on(client);
                 }
             }
@@ -282,6 +286,7 @@ impl World {
             connected: false,
             callback_pending: false,
             suspended: false,
+            conduct: Conduct::new(flushes),
         }));
         self.trace.note(self.now, [23, client as u64, id.0], || format!("client {client} has session {id}"));
         self.invariants.counters.hit("sessions opened");
@@ -291,218 +296,8 @@ impl World {
         }
         self.schedule(0, Event::Lock(LockEvent::Time { client, run }));
     }
-
-    fn on_packet_of_session(&mut self, client: usize, id: LineId, is_callback: bool, packet: Packet) {
-        let now = self.now;
-        let it = &mut self.locks.clients[client];
-        let (clocks, run) = (it.clock.read(now), it.run);
-        let State::Open(opened) = &mut it.state else { return };
-        let link = opened.link;
-        match packet {
-            Packet::Welcome if is_callback => {
-                opened.callback_pending = false;
-                if !opened.connected {
-                    opened.connected = true;
-                    opened.session.on_connected(clocks, link);
-                }
-            }
-            Packet::Welcome => self.on_dial(client, run, link.0, true),
-            Packet::Submitted(batch, answer) => {
-                self.answers_ok += u64::from(answer.is_ok());
-                opened.session.on_submitted(clocks, link, batch, answer);
-            }
-            Packet::Renewed(answer) => {
-                self.answers_ok += u64::from(answer.is_ok());
-                opened.session.on_kept_alive(clocks, link, answer);
-            }
-            Packet::Closed(answer) => opened.session.on_closed(clocks, link, answer),
-            Packet::Notify { is_grant, number, notices } => {
-                opened.session.on_notices(clocks, notices);
-                self.send_on(id, true, Packet::Taken { is_grant, number });
-            }
-            Packet::End => opened.session.on_disconnected(clocks, link, "the connection broke"),
-            _ => {}
-        }
-    }
-
-    pub(crate) fn on_client_time(&mut self, client: usize, run: ClientRun) -> Check {
-        let now = self.now;
-        let it = &mut self.locks.clients[client];
-        if it.run != run {
-            return Ok(());
-        }
-        if it.looks_at.is_some_and(|at| at <= now) {
-            it.looks_at = None;
-        }
-        let clocks = it.clock.read(now);
-        if let Some(opened) = it.opened_mut() {
-            opened.session.on_time(clocks);
-        }
-        self.client_goes_on(client)
-    }
-
-    pub(crate) fn on_hook_returned(&mut self, client: usize, run: ClientRun, name: &LockName, token: u64) -> Check {
-        let now = self.now;
-        let it = &mut self.locks.clients[client];
-        if it.run != run {
-            return Ok(());
-        }
-        let clocks = it.clock.read(now);
-        let Some(opened) = it.opened_mut() else { return Ok(()) };
-        opened.session.on_time(clocks);
-        self.client_goes_on(client)?;
-        let fails = self.unsafe_now && self.dice.chance(self.plan.locks.flush_fails);
-        let it = &mut self.locks.clients[client];
-        let is_the_same = it.run == run;
-        let Some(opened) = it.opened_mut().filter(|_| is_the_same) else { return Ok(()) };
-        if opened.suspended || fails {
-            self.invariants.counters.hit("flushes repeated");
-            let again = LockEvent::Flushed { client, run, name: name.clone(), token };
-            self.schedule(HOOK_PAUSE_US, Event::Lock(again));
-            return Ok(());
-        }
-        opened.session.on_flushed(clocks, name, FencingToken(token));
-        self.client_goes_on(client)
-    }
-
-    pub(crate) fn on_close_client(&mut self, client: usize, run: ClientRun) -> Check {
-        let now = self.now;
-        let it = &mut self.locks.clients[client];
-        if it.run != run {
-            return Ok(());
-        }
-        let clocks = it.clock.read(now);
-        if let Some(opened) = it.opened_mut() {
-            opened.session.close(clocks);
-        }
-        self.client_goes_on(client)
-    }
-
-    pub(crate) fn abandon_client(&mut self, client: usize) -> Check {
-        let now = self.now;
-        let it = &mut self.locks.clients[client];
-        let clocks = it.clock.read(now);
-        if let Some(opened) = it.opened_mut() {
-            opened.session.abandon(clocks);
-        }
-        self.client_goes_on(client)
-    }
-
-    // ----- effects
-
-    /// Carries out what the session decided, and plans the next look at the clock.
-    pub(crate) fn client_goes_on(&mut self, client: usize) -> Check {
-        while let Some(opened) = self.locks.clients[client].opened_mut() {
-            let effects = opened.session.take_effects();
-            if effects.is_empty() {
-                break;
-            }
-            for effect in effects {
-                self.on_session_effect(client, effect)?;
-            }
-        }
-        let now = self.now;
-        let it = &mut self.locks.clients[client];
-        let run = it.run;
-        let Some(next) = it.opened().and_then(|opened| opened.session.next_ns()) else { return Ok(()) };
-        // A keep-alive that is due but not sent, since too many are in flight, must not spin.
-        let wait = it.clock.until(now, next).max(1_000);
-        if it.looks_at.is_none_or(|planned| planned > now + wait) {
-            it.looks_at = Some(now + wait);
-            self.schedule(wait, Event::Lock(LockEvent::Time { client, run }));
-        }
-        Ok(())
-    }
-
-    fn on_session_effect(&mut self, client: usize, effect: SessionEffect<Waiter>) -> Check {
-        self.trace
-            .note(self.now, [24, client as u64, effect_code(&effect)], || format!("  client {client}: {effect:?}"));
-        let it = &mut self.locks.clients[client];
-        let run = it.run;
-        let Some(opened) = it.opened_mut() else { return Ok(()) };
-        let (service, session) = (opened.service, opened.session.id());
-        match effect {
-            SessionEffect::Submit { batch, submission, .. } => self.send_up(service, Packet::Submit(batch, submission)),
-            SessionEffect::KeepAlive { keep_alive, .. } => self.send_up(service, Packet::KeepAlive(keep_alive)),
-            SessionEffect::Close { .. } => self.send_up(service, Packet::Close(session)),
-            SessionEffect::Dial { link, endpoint, pause } => {
-                (opened.link, opened.endpoint, opened.connected, opened.callback_pending) =
-                    (link, endpoint, false, false);
-                let pause = self.shorten(pause);
-                let dial = LockEvent::Dial { client, run, attempt: link.0, callback_only: false };
-                self.schedule(pause, Event::Lock(dial));
-            }
-            SessionEffect::Disconnect { .. } => {
-                let lines = [opened.service.take(), opened.callback.take()];
-                lines.into_iter().flatten().for_each(|line| self.close_at_client(line));
-            }
-            SessionEffect::DialCallback { link, .. } => {
-                self.invariants.counters.hit("callback connections dialled anew");
-                if let Some(line) = opened.callback.take() {
-                    self.close_at_client(line);
-                }
-                self.on_dial(client, run, link.0, true);
-            }
-            SessionEffect::Serve { name, waiter, grant } => return self.on_served(client, waiter, name, grant),
-            SessionEffect::Fail { waiter, .. } => self.on_refused(client, waiter),
-            SessionEffect::Flush { name, token, .. } => {
-                let wait = self.dice.between(self.plan.locks.flush_us);
-                let returned = LockEvent::Flushed { client, run, name, token: token.0 };
-                self.schedule(wait, Event::Lock(returned));
-                self.invariants.counters.hit("flushes");
-            }
-            SessionEffect::GuardsDie { .. } => {}
-            SessionEffect::Tell(event) => {
-                opened.suspended = event == SessionEvent::Suspended;
-                self.invariants.counters.hit(match event {
-                    SessionEvent::Suspended => "leases suspended",
-                    SessionEvent::Resumed => "leases resumed",
-                    _ => "sessions lost",
-                });
-                if event == SessionEvent::Resumed {
-                    return self.check_guards_of(client);
-                }
-            }
-            SessionEffect::Over(stage) => self.on_session_over(client, stage),
-            #[allow(unreachable_patterns, reason = "effects that other workloads have no use for")]
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn send_up(&mut self, line: Option<LineId>, packet: Packet) {
-        if let Some(line) = line {
-            self.send_on(line, true, packet);
-        }
-    }
-
-    fn on_session_over(&mut self, client: usize, stage: Stage) {
-        if stage == Stage::Closed {
-            self.invariants.counters.hit("sessions closed or abandoned");
-        }
-        let run = self.locks.next_run();
-        self.locks.clients[client].die(run);
-        if !self.clients_rest {
-            let away = self.dice.spread(self.plan.locks.away_us);
-            self.schedule(away, Event::Lock(LockEvent::Start(client)));
-        }
-    }
 }
 
 fn endpoint(address: &str) -> Endpoint {
     address.parse().expect("an address of the simulator is an endpoint")
-}
-
-fn effect_code(effect: &SessionEffect<Waiter>) -> u64 {
-    match effect {
-        SessionEffect::Dial { link, .. } => 1 << 32 | link.0,
-        SessionEffect::Submit { submission, .. } => {
-            2 << 32 | submission.floor.0 << 8 | submission.requests.len() as u64
-        }
-        SessionEffect::KeepAlive { keep_alive, .. } => 3 << 32 | keep_alive.stamp,
-        SessionEffect::Serve { grant, .. } => 4 << 32 | grant.token.0,
-        SessionEffect::Flush { token, .. } => 5 << 32 | token.0,
-        SessionEffect::GuardsDie { epoch } => 6 << 32 | epoch,
-        _ => 7 << 32,
-    }
 }

@@ -6,16 +6,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lock_protocol::{Refusal, SessionId};
+use lock_protocol::SessionId;
 use lock_server::machine::Op;
 use lock_server::primary::{
-    Action, Call, RawTime, Retryer, RetryerEvent, Revoker, RevokerEvent, SWEEP_PAUSE, Ticker, answers, news,
-    notices_of, pages,
+    Action, Call, RawTime, Retryer, RetryerEvent, Revoker, RevokerEvent, Ticker, news, notices_of, pages,
 };
-use rsm::{Input, MemberId, Rejection, Tag};
+use rsm::{Rejection, Tag};
 
+use super::handlers::{Asked, Parts};
 use super::{LineId, LockEvent, Packet};
-use crate::simulator::invariants::Run;
+use crate::simulator::invariants::{Check, Run};
 use crate::simulator::member::Process;
 use crate::simulator::mutation::Mutation;
 use crate::simulator::world::{Event, World};
@@ -23,43 +23,24 @@ use crate::simulator::world::{Event, World};
 /// The edge of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Edge {
-    ticker: Ticker<LineId>,
-    revoker: Revoker,
-    retryer: Retryer,
-    serving: bool,
+    pub(super) ticker: Ticker<LineId>,
+    pub(super) revoker: Revoker,
+    pub(super) retryer: Retryer,
+    pub(super) serving: bool,
     /// Sessions' callback connections, the newest of each.
-    callbacks: BTreeMap<SessionId, LineId>,
+    pub(super) callbacks: BTreeMap<SessionId, LineId>,
     /// Calls under way: on which connection, and when they are given up.
-    calls: BTreeMap<(bool, u64), (SessionId, LineId, Duration)>,
+    pub(super) calls: BTreeMap<(bool, u64), (SessionId, LineId, Duration)>,
     /// Commands that the replica has not answered.
-    asked: BTreeMap<Tag, Asked>,
-    submissions: BTreeMap<u64, Parts>,
-    last_submission: u64,
-    sweeping: bool,
+    pub(super) asked: BTreeMap<Tag, Asked>,
+    pub(super) submissions: BTreeMap<u64, Parts>,
+    pub(super) last_submission: u64,
+    pub(super) sweeping: bool,
     /// A look at the clock is due then, true time; none where none is planned.
     looks_at: Option<u64>,
     closing: bool,
     /// This time of serving has derived its revokes.
     derived: bool,
-}
-
-/// Who waits for a command.
-#[derive(Debug)]
-enum Asked {
-    Open(LineId),
-    Close(LineId),
-    /// A part of a submission, and its place there.
-    Part(u64, usize),
-    Tick,
-    Sweep,
-}
-
-/// A submission whose commands are under way.
-#[derive(Debug)]
-struct Parts {
-    line: LineId,
-    batch: lock_client::cores::BatchId,
-    answers: Vec<Option<Result<Vec<u8>, Rejection>>>,
 }
 
 impl Edge {
@@ -73,7 +54,7 @@ impl Edge {
 }
 
 impl Process {
-    fn local(&self, now: u64) -> Duration {
+    pub(super) fn local(&self, now: u64) -> Duration {
         Duration::from_micros(self.read_clock(now))
     }
 
@@ -83,131 +64,8 @@ impl Process {
 }
 
 impl World {
-    fn process(&mut self, index: usize, run: Run) -> Option<&mut Process> {
+    pub(super) fn process(&mut self, index: usize, run: Run) -> Option<&mut Process> {
         self.members[index].process.as_mut().filter(|process| process.run == run)
-    }
-
-    // ----- what comes from clients
-
-    pub(crate) fn on_packet_at_member(&mut self, id: LineId, packet: Packet) {
-        let Some(line) = self.locks.lines.get(id) else { return };
-        let (index, member_run, open) = (line.member, line.member_run, line.member_open);
-        let Some(process) = self.members[index].process.as_ref() else {
-            // A host without such a process says so.
-            return if self.dice.chance(self.plan.network.unreachable) {
-                self.close_at_member(id)
-            };
-        };
-        let run = process.run;
-        if !open || member_run.is_some_and(|taken| taken != run) {
-            return self.close_at_member(id);
-        }
-        match packet {
-            Packet::Hello(session) => self.on_hello(id, index, session),
-            Packet::Open(open) => self.submit_op(id, index, &Op::Open(open), Asked::Open(id)),
-            Packet::Close(session) => self.submit_op(id, index, &Op::Close { session }, Asked::Close(id)),
-            Packet::Submit(batch, submission) => self.on_submission(id, index, batch, submission),
-            Packet::KeepAlive(keep_alive) => {
-                let refusal = self.not_serving(index);
-                let Some(process) = self.process(index, run) else { return };
-                if process.edge.serving {
-                    process.edge.ticker.take_in(keep_alive, id);
-                    self.edge_goes_on(index);
-                } else {
-                    self.send_on(id, false, Packet::Renewed(Err(refusal)));
-                }
-            }
-            Packet::Taken { is_grant, number } => self.call_ended(index, (is_grant, number), true),
-            Packet::End => self.line_ended_at_member(id, index),
-            _ => {}
-        }
-    }
-
-    fn on_hello(&mut self, id: LineId, index: usize, session: Option<(SessionId, u128)>) {
-        let Some(process) = self.members[index].process.as_mut() else { return };
-        let run = process.run;
-        let welcome = session.is_none_or(|(session, nonce)| {
-            let known =
-                process.replica.machine().locks().is_some_and(|machine| machine.admits_callback(session, nonce));
-            process.edge.serving && known
-        });
-        if let Some(line) = self.locks.lines.get_mut(id) {
-            line.member_run = Some(run);
-            line.session = session;
-        }
-        if !welcome {
-            return self.close_at_member(id);
-        }
-        self.send_on(id, false, Packet::Welcome);
-        let Some((session, _)) = session else { return };
-        let true_now = self.now;
-        let Some(process) = self.process(index, run) else { return };
-        let now = process.local(true_now);
-        let before = process.edge.callbacks.insert(session, id);
-        process.edge.revoker.on_event(now, RevokerEvent::Connected(session));
-        process.edge.retryer.on_event(now, RetryerEvent::Connected(session));
-        if let Some(before) = before {
-            self.line_ended_at_member(before, index);
-        }
-        self.edge_goes_on(index);
-    }
-
-    fn line_ended_at_member(&mut self, id: LineId, index: usize) {
-        self.close_at_member(id);
-        let Some(process) = self.members[index].process.as_mut() else { return };
-        process.edge.callbacks.retain(|_, line| *line != id);
-        let broken = process.edge.calls.iter().filter(|(_, (_, line, _))| *line == id);
-        for call in broken.map(|(call, _)| *call).collect::<Vec<_>>() {
-            self.call_ended(index, call, false);
-        }
-    }
-
-    fn not_serving(&self, index: usize) -> Refusal {
-        let view = self.members[index].process.as_ref().and_then(|process| process.replica.status().view);
-        answers::not_serving(MemberId(index as u64 + 1), view.as_ref())
-    }
-
-    // ----- what goes to the replica
-
-    fn submit_op(&mut self, id: LineId, index: usize, op: &Op, asked: Asked) {
-        match answers::command(op) {
-            Ok(command) => self.submit_command(index, command, false, asked),
-            Err(refusal) => {
-                let answer = if matches!(asked, Asked::Open(_)) {
-                    Packet::Opened(Err(refusal))
-                } else {
-                    Packet::Closed(Err(refusal))
-                };
-                self.send_on(id, false, answer);
-            }
-        }
-    }
-
-    fn submit_command(&mut self, index: usize, command: Vec<u8>, urgent: bool, asked: Asked) {
-        let tag = self.asking.attempts.next_tag();
-        let Some(process) = self.members[index].process.as_mut() else { return };
-        process.edge.asked.insert(tag, asked);
-        self.deliver(index, Input::Submit { tag, command, urgent });
-    }
-
-    fn on_submission(
-        &mut self,
-        id: LineId,
-        index: usize,
-        batch: lock_client::cores::BatchId,
-        submission: lock_protocol::Submission,
-    ) {
-        let commands = match answers::commands(submission) {
-            Ok(commands) => commands,
-            Err(refusal) => return self.send_on(id, false, Packet::Submitted(batch, Err(refusal))),
-        };
-        let Some(process) = self.members[index].process.as_mut() else { return };
-        process.edge.last_submission += 1;
-        let number = process.edge.last_submission;
-        process.edge.submissions.insert(number, Parts { line: id, batch, answers: vec![None; commands.len()] });
-        for (place, command) in commands.into_iter().enumerate() {
-            self.submit_command(index, command, false, Asked::Part(number, place));
-        }
     }
 
     // ----- what comes from the replica
@@ -231,6 +89,9 @@ impl World {
         if edge.serving && !news.grants.is_empty() {
             edge.retryer.on_event(local, RetryerEvent::Granted(news.grants));
         }
+        if edge.serving && !news.forced.is_empty() {
+            edge.revoker.on_event(local, RevokerEvent::Forced(news.forced));
+        }
         if edge.serving && !news.revokes.is_empty() {
             edge.revoker.on_event(local, RevokerEvent::Revokes(news.revokes));
         }
@@ -250,49 +111,8 @@ impl World {
         self.edge_goes_on(index);
     }
 
-    /// The replica answers a command; false where nobody asked it.
-    pub(crate) fn on_command_answered(&mut self, index: usize, tag: Tag, answer: Result<Vec<u8>, Rejection>) -> bool {
-        let Some(process) = self.members[index].process.as_mut() else { return true };
-        let Some(asked) = process.edge.asked.remove(&tag) else { return false };
-        match asked {
-            Asked::Open(line) => {
-                let answer = answer.map_err(answers::refusal_of).and_then(|bytes| answers::opened(&bytes));
-                self.send_on(line, false, Packet::Opened(answer));
-            }
-            Asked::Close(line) => {
-                let answer = answer.map_err(answers::refusal_of).and_then(|bytes| answers::closed(&bytes));
-                self.send_on(line, false, Packet::Closed(answer));
-            }
-            Asked::Part(number, place) => self.on_part(index, number, place, answer),
-            Asked::Tick => self.on_tick_answered(index, answer),
-            Asked::Sweep => {
-                let run = process.run;
-                if answer.is_err() {
-                    let pause = process.true_time(SWEEP_PAUSE.as_micros() as u64);
-                    self.schedule(pause, Event::Lock(LockEvent::Sweep(index, run)));
-                } else {
-                    process.edge.sweeping = false;
-                    self.edge_goes_on(index);
-                }
-            }
-        }
-        true
-    }
-
-    fn on_part(&mut self, index: usize, number: u64, place: usize, answer: Result<Vec<u8>, Rejection>) {
-        let Some(process) = self.members[index].process.as_mut() else { return };
-        let Some(parts) = process.edge.submissions.get_mut(&number) else { return };
-        parts.answers[place] = Some(answer);
-        if parts.answers.iter().any(Option::is_none) {
-            return;
-        }
-        let Some(Parts { line, batch, answers }) = process.edge.submissions.remove(&number) else { return };
-        let outcomes = answers::outcomes(answers.into_iter().flatten().collect());
-        self.send_on(line, false, Packet::Submitted(batch, outcomes));
-    }
-
-    fn on_tick_answered(&mut self, index: usize, answer: Result<Vec<u8>, Rejection>) {
-        let Some(process) = self.members[index].process.as_mut() else { return };
+    pub(super) fn on_tick_answered(&mut self, index: usize, answer: Result<Vec<u8>, Rejection>) -> Check {
+        let Some(process) = self.members[index].process.as_mut() else { return Ok(()) };
         let run = process.run;
         let mut next = None;
         let mut answered = Vec::new();
@@ -300,8 +120,11 @@ impl World {
             Ok(reply) => {
                 let (renewals, op) = process.edge.ticker.executed(&reply);
                 let machine = process.replica.machine().locks();
-                let notices = machine.map(|machine| notices_of(machine, &renewals.sessions()));
-                answered = renewals.answers(notices);
+                let sessions = renewals.sessions();
+                let notices = machine.map(|machine| notices_of(machine, &sessions)).unwrap_or_default();
+                let told: Vec<_> = notices.iter().map(|(notices, _)| notices.clone()).collect();
+                self.invariants.answers_tell_of_force(&reply, &sessions, &told)?;
+                answered = renewals.answers(Some(notices));
                 next = op;
             }
             Err(rejection) => {
@@ -316,6 +139,7 @@ impl World {
             self.submit_tick(index, run, &op);
         }
         self.edge_goes_on(index);
+        Ok(())
     }
 
     fn submit_tick(&mut self, index: usize, run: Run, op: &Op) {
@@ -358,7 +182,7 @@ impl World {
         self.edge_goes_on(index);
     }
 
-    fn call_ended(&mut self, index: usize, call: (bool, u64), acknowledged: bool) {
+    pub(super) fn call_ended(&mut self, index: usize, call: (bool, u64), acknowledged: bool) {
         let now = self.now;
         let Some(process) = self.members[index].process.as_mut() else { return };
         let local = process.local(now);
@@ -376,7 +200,7 @@ impl World {
     }
 
     /// Does all that is to be done now, and plans the next look at the clock.
-    fn edge_goes_on(&mut self, index: usize) {
+    pub(super) fn edge_goes_on(&mut self, index: usize) {
         while self.revoker_acts(index) || self.retryer_acts(index) {}
         let now = self.now;
         let Some(process) = self.members[index].process.as_mut() else { return };

@@ -3,33 +3,41 @@
 //!
 //! ```text
 //!   users ─▶ LockSession ─▶ line (FIFO, breaks as a whole) ─▶ Edge ─▶ Replica<Machine>
-//!     │                                                        └─ Ticker, Revoker, Retryer
+//!     │                          operators, strangers ─ calls ─┘ └─ Ticker, Revoker, Retryer
 //!     └──── token ─────────────────────────────────────────▶ Vault: refuses what is older than it has seen
 //! ```
 //!
 //! What the real shells do between these cores (accept, dial, wait, postpone while the process stands still) is done here in
 //! a few lines each; what decides is the product's.
 
+mod calls;
 pub(crate) mod client;
 mod clock;
 mod edge;
 mod faults;
+mod handlers;
 mod line;
+mod operators;
 mod plan;
 mod rest;
+mod session;
+mod strangers;
 pub(crate) mod users;
 mod vault;
 
 use std::collections::BTreeMap;
 
-use lock_protocol::LockName;
+use lock_protocol::{LockName, Refusal};
 
 use super::super::invariants::{Check, Run};
 use super::super::world::{Event, World};
+use calls::{Asking, CallId, Calls, Told};
 pub(crate) use client::LockClient;
 pub(crate) use edge::Edge;
 pub(crate) use line::{LineId, Lines, Packet};
+use operators::Operators;
 pub(crate) use plan::LockPlan;
+use strangers::Stranger;
 pub(crate) use vault::{Vault, VaultEvent};
 
 /// A client process: its number among all starts of client processes and sessions. Events of an earlier one are void.
@@ -42,6 +50,9 @@ pub(crate) struct LockWorld {
     pub(crate) clients: Vec<LockClient>,
     pub(crate) lines: Lines,
     pub(crate) vaults: BTreeMap<LockName, Vault>,
+    operators: Operators,
+    strangers: Vec<Stranger>,
+    calls: Calls,
     runs: ClientRun,
     /// Each client's first user takes each lock once more, and then nothing else happens.
     probing: bool,
@@ -78,6 +89,16 @@ pub(crate) enum LockEvent {
     Close(usize, ClientRun),
     /// Something goes wrong with a client.
     Fault,
+    /// A member's handler has its turn.
+    Handle { line: LineId, member: usize, run: Run, packet: Packet },
+    /// An operator does something.
+    Operator,
+    /// A stranger does something.
+    Stranger(usize),
+    /// A call reaches a member.
+    Call { member: usize, call: CallId, asking: Asking },
+    /// Its answer reaches the caller.
+    Told { call: CallId, answer: Result<Told, Refusal> },
 }
 
 impl LockWorld {
@@ -89,6 +110,7 @@ impl LockWorld {
             vaults: names.iter().map(|name| (name.clone(), Vault::default())).collect(),
             clients: (0..plan.clients).map(|_| LockClient::new(plan, dice)).collect(),
             names,
+            strangers: (0..plan.others.strangers).map(|_| Stranger::default()).collect(),
             ..LockWorld::default()
         }
     }
@@ -105,6 +127,16 @@ impl World {
         for client in 0..self.locks.clients.len() {
             let wait = self.dice.below(500_000);
             self.schedule(wait, Event::Lock(LockEvent::Start(client)));
+        }
+    }
+
+    /// Whatever goes wrong on the clients' side begins, and what others do.
+    pub(crate) fn begin_unsafe_locks(&mut self) {
+        let wait = self.dice.spread(self.plan.locks.fault_every_us);
+        self.schedule(wait, Event::Lock(LockEvent::Fault));
+        self.schedule(wait, Event::Lock(LockEvent::Operator));
+        for stranger in 0..self.locks.strangers.len() {
+            self.schedule(wait, Event::Lock(LockEvent::Stranger(stranger)));
         }
     }
 
@@ -128,6 +160,11 @@ impl World {
             LockEvent::Sweep(index, run) => self.on_sweep_again(index, run),
             LockEvent::Close(client, run) => return self.on_close_client(client, run),
             LockEvent::Fault => return self.on_client_fault(),
+            LockEvent::Handle { line, member, run, packet } => self.handle(line, member, run, packet),
+            LockEvent::Operator => self.on_operator(),
+            LockEvent::Stranger(stranger) => self.on_stranger(stranger),
+            LockEvent::Call { member, call, asking } => self.on_call(member, call, asking),
+            LockEvent::Told { call, answer } => return self.on_told(call, answer),
         }
         Ok(())
     }
@@ -138,9 +175,11 @@ impl World {
             LockEvent::Packet { line, at_member: true, .. } => {
                 self.locks.lines.get(*line).map_or(0, |line| self.member_stands_until(line.member))
             }
-            LockEvent::EdgeTime(index, _) | LockEvent::CloseTick(index, _) | LockEvent::Sweep(index, _) => {
-                self.member_stands_until(*index)
-            }
+            LockEvent::EdgeTime(index, _)
+            | LockEvent::CloseTick(index, _)
+            | LockEvent::Sweep(index, _)
+            | LockEvent::Handle { member: index, .. }
+            | LockEvent::Call { member: index, .. } => self.member_stands_until(*index),
             LockEvent::Packet { line, at_member: false, .. } => {
                 self.locks.lines.get(*line).map_or(0, |line| self.locks.clients[line.client].stands_until())
             }
@@ -154,7 +193,12 @@ impl World {
             | LockEvent::Vault(VaultEvent::Depart { client, .. } | VaultEvent::Answer { client, .. }) => {
                 self.locks.clients[*client].stands_until()
             }
-            LockEvent::Start(_) | LockEvent::Fault | LockEvent::Vault(VaultEvent::Arrive { .. }) => 0,
+            LockEvent::Start(_)
+            | LockEvent::Fault
+            | LockEvent::Operator
+            | LockEvent::Stranger(_)
+            | LockEvent::Told { .. }
+            | LockEvent::Vault(VaultEvent::Arrive { .. }) => 0,
         };
         if until > self.now {
             self.schedule(until - self.now, Event::Lock(event));

@@ -1,5 +1,7 @@
 //! What a seed's run of the lock service is like.
 
+use lock_server::machine::Limits;
+
 use super::faults::ClientFault;
 use crate::simulator::dice::{Dice, MILLION};
 
@@ -39,10 +41,48 @@ pub(crate) struct LockPlan {
     pub(crate) away_us: (u64, u64),
     /// How long a client's process or machine stands still.
     pub(crate) pause_us: (u64, u64),
+    pub(crate) others: OthersPlan,
+}
+
+/// Who else uses the service, and how it is set up for them. Drawn from dice of its own, so that a seed's other choices stay what
+/// they were.
+#[derive(Clone, Debug)]
+pub(crate) struct OthersPlan {
+    /// How often an operator does something; none where there is none.
+    pub(crate) operators_every_us: Option<(u64, u64)>,
+    /// Chance that it ends a tenure by force, and then that it does not wait for the holder.
+    pub(crate) force: u64,
+    pub(crate) force_now: u64,
+    pub(crate) strangers: usize,
+    pub(crate) stranger_think_us: (u64, u64),
+    /// A member's handler reaches the replica after up to so long.
+    pub(crate) handler_us: u64,
+    pub(crate) limits: Limits,
+}
+
+impl OthersPlan {
+    fn draw(dice: &mut Dice, clients: usize) -> OthersPlan {
+        let mut limits = Limits::default();
+        if dice.chance(300_000) {
+            // Room for all clients, and for what strangers want not.
+            limits.sessions = clients as u64 + 1;
+            limits.locks_per_session = 8;
+            limits.waiters_per_session = dice.between((1, 2));
+        }
+        OthersPlan {
+            operators_every_us: dice.chance(600_000).then(|| (1_000, dice.spread((20_000, 1_000_000)))),
+            force: *dice.pick(&[0, 100_000, 400_000]),
+            force_now: *dice.pick(&[0, 0, 300_000, MILLION]),
+            strangers: *dice.pick(&[0, 0, 1, 2]),
+            stranger_think_us: (500, dice.spread((5_000, 300_000))),
+            handler_us: *dice.pick(&[0, 0, 50, 2_000]),
+            limits,
+        }
+    }
 }
 
 impl LockPlan {
-    pub(crate) fn draw(dice: &mut Dice) -> LockPlan {
+    pub(crate) fn draw(dice: &mut Dice, seed: u64) -> LockPlan {
         let crowd = dice.chance(60_000);
         let lease_ms = *dice.pick(&[500, 500, 700, 1_000, 1_000, 2_000, 4_000]);
         let faults = Self::draw_faults(dice);
@@ -51,8 +91,9 @@ impl LockPlan {
         let wrong_by = if right { 0 } else { *dice.pick(&[0, 10_000, 40_000]) };
         let fast = dice.spread((20, 2_000));
         let sometimes = |dice: &mut Dice, most: u64| if dice.chance(500_000) { dice.spread((1_000, most)) } else { 0 };
+        let clients = if crowd { dice.between((12, 30)) } else { dice.between((1, 5)) } as usize;
         LockPlan {
-            clients: if crowd { dice.between((12, 30)) } else { dice.between((1, 5)) } as usize,
+            clients,
             users: if crowd { 1 } else { dice.between((1, 4)) as usize },
             names: dice.between((1, 4)),
             lease_ms,
@@ -75,6 +116,7 @@ impl LockPlan {
             faults,
             away_us: (1_000, dice.spread((20_000, 4_000_000))),
             pause_us: (1_000, dice.spread((20_000, lease_ms * 3_000))),
+            others: OthersPlan::draw(&mut Dice::new(seed.rotate_left(23)), clients),
         }
     }
 

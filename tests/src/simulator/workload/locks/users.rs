@@ -34,6 +34,8 @@ pub(crate) enum UserState {
         /// What it read under the lock.
         read: Option<u64>,
         stage: Stage,
+        /// It was not valid once.
+        is_dead: bool,
     },
 }
 
@@ -165,8 +167,12 @@ impl World {
 
     fn user_has(&mut self, client: usize, user: usize, name: LockName, grant: Grant) -> Check {
         let it = &mut self.locks.clients[client];
-        it.users[user].state = UserState::Has { name: name.clone(), grant, read: None, stage: Stage::Begins };
+        it.users[user].state =
+            UserState::Has { name: name.clone(), grant, read: None, stage: Stage::Begins, is_dead: false };
         self.user_later(client, user, 0);
+        if let Some(opened) = self.locks.clients[client].opened_mut() {
+            opened.conduct.served(&name, grant)?;
+        }
         self.invariants.counters.hit("guards");
         self.check_guards(&name)
     }
