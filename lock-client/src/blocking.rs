@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
-use lock_protocol::{LockEntry, MemberStatus, Mode};
+use lock_protocol::{ForceRelease, ForcedTenure, LockEntry, MemberStatus, Mode};
 
 use crate::connect::Builder;
 use crate::error::{AcquireError, CloseError, ConnectError, FlushError, QueryError};
@@ -124,6 +124,14 @@ impl LockClient {
     /// See [`QueryError`].
     pub fn inspect(&self, name: impl AsRef<str>) -> Result<LockEntry, QueryError> {
         block_on(self.client.inspect(name))
+    }
+
+    /// See [`crate::LockClient::force_release`].
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn force_release(&self, force: ForceRelease) -> Result<Vec<ForcedTenure>, QueryError> {
+        block_on(self.client.force_release(force))
     }
 
     /// See [`crate::LockClient::member_status`].

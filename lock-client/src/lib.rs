@@ -45,7 +45,7 @@
 //! # Limits of this implementation
 //!
 //! - A guard that is valid when asked may not be when you act on it; for what must not happen twice send
-//!   [`LockGuard::token`] along, and let the resource refuse smaller ones.
+//!   [`LockGuard::token`] along, and let the resource refuse smaller ones ([`FencedStore`]).
 //! - The comparison of real time with boot time, which notices a machine that stood still, is made by
 //!   [`LockGuard::is_valid`] and by the clerk, not by the acquiring of a cached lock.
 //! - A lost session is not replaced by itself: its owner has to decide what the loss means.
@@ -65,6 +65,7 @@ mod dial;
 mod error;
 mod exchange;
 mod fate;
+mod fenced;
 mod guard;
 mod lease;
 mod lock_session;
@@ -83,6 +84,7 @@ mod threads;
 pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, change_members, member_status};
 pub use connect::Builder;
 pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, Tried};
+pub use fenced::{FencedStore, StaleToken};
 pub use guard::LockGuard;
 pub use lock_protocol::{
     Answer, FencingToken, ForceRelease, ForcedTenure, Holder, LEASE_MAX, LEASE_MIN, LockEntry, LockName, MemberChange,
