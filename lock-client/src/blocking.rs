@@ -11,7 +11,7 @@ use std::time::Duration;
 use lock_protocol::{ForceRelease, ForcedTenure, LockEntry, MemberStatus, Mode};
 
 use crate::connect::Builder;
-use crate::error::{AcquireError, CloseError, ConnectError, FlushError, QueryError};
+use crate::error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, UpgradeError};
 use crate::guard::LockGuard;
 use crate::releaser::Revocation;
 
@@ -141,6 +141,14 @@ impl LockClient {
     pub fn member_status(&self, endpoint: &str) -> Result<MemberStatus, QueryError> {
         block_on(self.client.member_status(endpoint))
     }
+}
+
+/// See [`LockGuard::upgrade`].
+///
+/// # Errors
+/// See [`UpgradeError`].
+pub fn upgrade(guard: LockGuard) -> Result<LockGuard, UpgradeError> {
+    block_on(guard.upgrade())
 }
 
 /// A lock by name; see [`crate::Lock`].

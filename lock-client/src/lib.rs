@@ -50,7 +50,7 @@
 //!   [`LockGuard::is_valid`] and by the clerk, not by the acquiring of a cached lock.
 //! - A lost session is not replaced by itself: its owner has to decide what the loss means.
 //! - Locks are taken one at a time; a program that holds one and waits for another can deadlock with its like.
-//! - A shared lock that a local user wants exclusively is given up first, and asked for exclusively.
+//! - A shared lock that a local user acquires exclusively is given up first; [`LockGuard::upgrade`] keeps it, and never waits.
 #![forbid(unsafe_code)]
 
 pub mod blocking;
@@ -83,7 +83,7 @@ mod threads;
 
 pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, change_members, member_status};
 pub use connect::Builder;
-pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, Tried};
+pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, Tried, UpgradeError};
 pub use fenced::{FencedStore, StaleToken};
 pub use guard::LockGuard;
 pub use lock_protocol::{
