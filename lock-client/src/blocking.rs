@@ -8,10 +8,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
-use lock_protocol::{LockEntry, MemberStatus, Mode};
+use lock_protocol::{ForceRelease, ForcedTenure, LockEntry, MemberStatus, Mode};
 
 use crate::connect::Builder;
-use crate::error::{AcquireError, CloseError, ConnectError, FlushError, QueryError};
+use crate::error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, UpgradeError};
 use crate::guard::LockGuard;
 use crate::releaser::Revocation;
 
@@ -126,6 +126,14 @@ impl LockClient {
         block_on(self.client.inspect(name))
     }
 
+    /// See [`crate::LockClient::force_release`].
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn force_release(&self, force: ForceRelease) -> Result<Vec<ForcedTenure>, QueryError> {
+        block_on(self.client.force_release(force))
+    }
+
     /// See [`crate::LockClient::member_status`].
     ///
     /// # Errors
@@ -133,6 +141,14 @@ impl LockClient {
     pub fn member_status(&self, endpoint: &str) -> Result<MemberStatus, QueryError> {
         block_on(self.client.member_status(endpoint))
     }
+}
+
+/// See [`LockGuard::upgrade`].
+///
+/// # Errors
+/// See [`UpgradeError`].
+pub fn upgrade(guard: LockGuard) -> Result<LockGuard, UpgradeError> {
+    block_on(guard.upgrade())
 }
 
 /// A lock by name; see [`crate::Lock`].

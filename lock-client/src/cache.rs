@@ -15,7 +15,7 @@
 //!                                     └── nobody's users ◀─────────────────── Downgrading
 //! ```
 //! *Held* is free (cached) or has local users: one exclusive, or any number of shared ones; while it *yields* it still
-//! serves the local users that it owes a turn.
+//! serves the local users that it owes a turn. Its only shared user may have it *Upgrading*, and Held again by the answer.
 //!
 //! # Why it is right
 //!
@@ -28,12 +28,15 @@
 //!   grant may be under way (the notice or the answer may come later), and is answered with a release where none can be.
 //! - **A tenure that an operator ended by force is dead at once (M23)**: it is neither used nor flushed any more, its guards are
 //!   invalid, and a release confirms it. Tokens of one name grow, so one number says which tenures that concerns.
+//! - **Shared users may stay through a downgrade.** The flush before it is for what an exclusive one wrote, and none is there; whoever reads
+//!   then reads beside the readers elsewhere for whom the downgrade is made.
 //! - **Nobody starves (M14).** Waiters are served in their order, a waiting exclusive stops later shared ones. Once yielding,
 //!   only waiters who were there at that moment are served, at most [`YIELD_STARTS_MAX`] within [`YIELD_STARTS_NS`]; the first
 //!   after a grant in any case, so a hot lock is used at each hand-over. The rest waits for the requeue that the release
 //!   carries.
 
 mod answers;
+mod mode_change;
 mod notices;
 
 use std::collections::VecDeque;
@@ -61,6 +64,17 @@ pub struct Grant {
     pub mode: Mode,
     /// In which the guard lives; see [`CachedLock::suspend`].
     pub epoch: u64,
+}
+
+/// What became of a wish to upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// The user has it exclusively.
+    Had(Grant),
+    /// Others have the lock or wait for it, or the lease is not in force: the user has what it had.
+    Refused,
+    /// The server is asked. The waiter takes the user's place, and is served in any case: with an exclusive grant, or with the one it had.
+    Waits(WaiterId),
 }
 
 /// What the shell has to do, in this order. Requests go into the [`Outbox`] directly.
@@ -139,6 +153,15 @@ enum State {
     Flushing { tenure: Tenure, to: Option<Mode>, revoked: bool },
     Releasing { number: RequestNumber, token: FencingToken, requeue: Option<Mode> },
     Downgrading { number: RequestNumber, tenure: Tenure, revoked: bool },
+    Upgrading { number: RequestNumber, tenure: Tenure, revoked: bool },
+}
+
+#[derive(Debug)]
+struct Upgrader<W> {
+    id: WaiterId,
+    /// As it was before.
+    grant: Grant,
+    waiter: W,
 }
 
 #[derive(Debug)]
@@ -159,6 +182,8 @@ pub struct CachedLock<W> {
     epoch: u64,
     waiters: VecDeque<LocalWaiter<W>>,
     next_waiter: u64,
+    /// The user who waits for the answer to the upgrade; it is counted among the users.
+    upgrader: Option<Upgrader<W>>,
     /// A revoke for a tenure that may be granted to us: its notice or answer may be under way.
     remembered: Option<(FencingToken, Option<Mode>)>,
     /// Tenures up to this one have been ended by force, if they had not ended before: nobody may use them.
@@ -177,6 +202,7 @@ impl<W> CachedLock<W> {
             epoch,
             waiters: VecDeque::new(),
             next_waiter: 0,
+            upgrader: None,
             remembered: None,
             forced: FencingToken(0),
             last_used_ns: 0,
@@ -210,15 +236,24 @@ impl<W> CachedLock<W> {
 
     /// A local user wants the lock and is served by an [`Effect`], now or later.
     pub fn wait(&mut self, mode: Mode, waiter: W, step: &mut Step<'_, W>) -> WaiterId {
-        let id = WaiterId(self.next_waiter);
-        self.next_waiter += 1;
+        let id = self.next_id();
         self.waiters.push_back(LocalWaiter { id, mode, waiter });
         self.settle(step);
         id
     }
 
+    fn next_id(&mut self) -> WaiterId {
+        self.next_waiter += 1;
+        WaiterId(self.next_waiter - 1)
+    }
+
     /// The local user does not want it any longer; false where it was served or refused meanwhile.
     pub fn leave(&mut self, id: WaiterId, step: &mut Step<'_, W>) -> bool {
+        if let Some(upgrader) = self.upgrader.take_if(|upgrader| upgrader.id == id) {
+            self.end_cached(upgrader.grant.epoch, upgrader.grant.token);
+            self.settle(step);
+            return true;
+        }
         let Some(at) = self.waiters.iter().position(|waiter| waiter.id == id) else { return false };
         self.waiters.remove(at);
         self.settle(step);
@@ -235,6 +270,11 @@ impl<W> CachedLock<W> {
                 let (acquire, queued) = (*number, *queued);
                 let cancel = step.outbox.send(Command::Cancel { name: self.name.clone(), acquire });
                 self.state = State::Cancelling { acquire: (!queued).then_some(acquire), cancel: Some(cancel) };
+            }
+            State::Held { tenure, yielding: Some(Yielding { to: Some(Mode::Shared), .. }) }
+                if self.users > 0 && !self.exclusive && self.waiters.is_empty() && step.live =>
+            {
+                self.flush(*tenure, Some(Mode::Shared), step);
             }
             State::Held { tenure, yielding } if self.users == 0 && step.live => {
                 let (tenure, yielding) = (*tenure, *yielding);
@@ -342,10 +382,14 @@ impl<W> CachedLock<W> {
     /// at the first step with a lease (M10), since its users did not know when they lost it.
     pub fn suspend(&mut self, epoch: u64) {
         let given_up = self.yielding(None, 0, false);
-        if self.users > 0
-            && let State::Held { yielding, .. } = &mut self.state
-        {
-            *yielding = Some(Yielding { starts_left: 0, ..given_up });
+        if self.users > 0 {
+            match &mut self.state {
+                State::Held { yielding, .. } => *yielding = Some(Yielding { starts_left: 0, ..given_up }),
+                State::Flushing { revoked, .. }
+                | State::Downgrading { revoked, .. }
+                | State::Upgrading { revoked, .. } => *revoked = true,
+                _ => {}
+            }
         }
         self.users = 0;
         self.exclusive = false;
@@ -365,12 +409,14 @@ impl<W> CachedLock<W> {
     /// no flush (`flushes` is false), is forgotten: the end of the session frees it.
     pub fn close(&mut self, epoch: u64, flushes: bool, step: &mut Step<'_, W>) {
         self.suspend(epoch);
-        step.effects.extend(self.waiters.drain(..).map(|waiter| Effect::End { waiter: waiter.waiter }));
+        let waiters = self.waiters.drain(..).map(|waiter| waiter.waiter);
+        let all = waiters.chain(self.upgrader.take().map(|upgrader| upgrader.waiter));
+        step.effects.extend(all.map(|waiter| Effect::End { waiter }));
         match &self.state {
             State::Held { tenure, .. } if tenure.used && flushes => self.flush(*tenure, None, step),
             State::Flushing { .. } if flushes => {}
             // Forgotten, a revoke would find it unknown, and be answered with a second release beside the first.
-            State::Releasing { .. } | State::Downgrading { .. } => {}
+            State::Releasing { .. } | State::Downgrading { .. } | State::Upgrading { .. } => {}
             _ => self.state = State::Unknown,
         }
     }

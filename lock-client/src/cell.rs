@@ -11,7 +11,7 @@ use std::time::Duration;
 use lock_protocol::{FencingToken, LockName, Mode};
 use tokio::sync::oneshot;
 
-use crate::cache::{CachedLock, Effect, Grant, Step, WaiterId};
+use crate::cache::{CachedLock, Effect, Grant, Step, Upgrade, WaiterId};
 use crate::error::AcquireError;
 use crate::guard::LockGuard;
 use crate::lease::Lease;
@@ -74,6 +74,23 @@ impl Cell {
         if self.lease.is_orphaned() {
             self.lease.changed.notify_waiters();
         }
+    }
+
+    /// An exclusive guard's mode is lowered; its grant from now on.
+    pub(crate) fn downgrade(self: &Arc<Self>, grant: Grant) -> Grant {
+        match self.shared.upgrade() {
+            Some(shared) => self.step(&shared, |cache, step| cache.downgrade(grant, step)),
+            None => Grant { mode: Mode::Shared, ..grant },
+        }
+    }
+
+    /// A shared guard wants to be exclusive; where it has to wait it is answered through `reply`.
+    pub(crate) fn upgrade(self: &Arc<Self>, grant: Grant, reply: Reply) -> Upgrade {
+        let Some(shared) = self.shared.upgrade() else { return Upgrade::Refused };
+        self.step(&shared, |cache, step| match shared.ending() {
+            Some(_) => Upgrade::Refused,
+            None => cache.upgrade(grant, reply, step),
+        })
     }
 
     /// Puts a waiter in; it is answered through `reply`.

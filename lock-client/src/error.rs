@@ -7,6 +7,8 @@ use std::time::Duration;
 use lock_protocol::NameError;
 use wire::{Endpoint, EndpointError};
 
+use crate::guard::LockGuard;
+
 /// What one server answered while the primary was looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tried {
@@ -52,6 +54,17 @@ pub enum ConnectError {
     /// The background thread ended first; a bug.
     #[error("the client's background thread ended before it had answered")]
     ThreadEnded,
+}
+
+/// Why a shared guard did not become exclusive.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    /// Others have the lock or wait for it, or the guard was invalid. Here it is, as it was.
+    #[error("others hold '{}' or wait for it", .0.name())]
+    NotAlone(LockGuard),
+    /// The session ended meanwhile, and the guard with it.
+    #[error(transparent)]
+    Ended(AcquireError),
 }
 
 /// Why a lock was not had.

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_protocol::{FencingToken, LockName, Mode};
+use tokio::sync::oneshot;
 
-use crate::cache::Grant;
+use crate::cache::{Grant, Upgrade, WaiterId};
 use crate::cell::Cell;
+use crate::error::{AcquireError, UpgradeError};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// A lock that this program's user holds until it drops the guard, or until [`LockGuard::lost`].
@@ -20,11 +22,13 @@ pub struct LockGuard {
     grant: Grant,
     /// Was once seen invalid: stays so.
     dead: AtomicBool,
+    /// Its user is counted in the lock; false once the count has passed on to an upgrade.
+    counts: bool,
 }
 
 impl LockGuard {
     pub(crate) fn new(cell: Arc<Cell>, grant: Grant) -> Self {
-        LockGuard { cell, grant, dead: AtomicBool::new(false) }
+        LockGuard { cell, grant, dead: AtomicBool::new(false), counts: true }
     }
 
     /// The fencing token of the session's tenure. A later tenure, of whomever, has a greater one; successive local users of
@@ -66,6 +70,45 @@ impl LockGuard {
         left
     }
 
+    /// Makes an exclusive guard a shared one, under the same token: shared users may come in beside it, in this program at once, elsewhere
+    /// as soon as they ask. If others are waiting for it, the hook given to [`crate::LockClient::on_revoke`] runs first, while this guard lives.
+    pub fn downgrade(&mut self) {
+        self.grant = self.cell.downgrade(self.grant);
+    }
+
+    /// Makes a shared guard an exclusive one, under a new token where the session had the lock shared. At once or not at all: where another
+    /// guard of this lock lives, here or in any other session, or somebody waits for it, the guard comes back
+    /// as it was. Drop it then, acquire exclusively, and look again at what you had read. Two holders that waited for each other to leave
+    /// would wait for ever.
+    ///
+    /// A future that is dropped before it is done gives the lock up.
+    ///
+    /// # Errors
+    /// See [`UpgradeError`].
+    pub async fn upgrade(mut self) -> Result<LockGuard, UpgradeError> {
+        if self.mode() == Mode::Exclusive {
+            return Ok(self);
+        }
+        let (reply, answer) = oneshot::channel();
+        let waiter = match self.cell.upgrade(self.grant, reply) {
+            Upgrade::Had(grant) => {
+                self.grant = grant;
+                return Ok(self);
+            }
+            Upgrade::Refused => return Err(UpgradeError::NotAlone(self)),
+            Upgrade::Waits(waiter) => waiter,
+        };
+        self.counts = false;
+        let mut upgrading = Upgrading { cell: Arc::clone(&self.cell), waiter: Some(waiter) };
+        let answer = answer.await;
+        upgrading.waiter = None;
+        match answer.unwrap_or(Err(AcquireError::Closed)) {
+            Ok(guard) if guard.mode() == Mode::Exclusive => Ok(guard),
+            Ok(guard) => Err(UpgradeError::NotAlone(guard)),
+            Err(error) => Err(UpgradeError::Ended(error)),
+        }
+    }
+
     /// Resolves when the guard is invalid: the lease ran out, the session was lost or closed, or an operator took the lock by
     /// force. Needs a task that is polled,
     /// so it may tell later than [`LockGuard::is_valid`].
@@ -81,9 +124,26 @@ impl LockGuard {
     }
 }
 
+/// Gives the lock up when the future of an upgrade is dropped. If it was answered in the same moment, the guard is inside the channel
+/// and frees it by being dropped.
+struct Upgrading {
+    cell: Arc<Cell>,
+    waiter: Option<WaiterId>,
+}
+
+impl Drop for Upgrading {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.waiter {
+            self.cell.leave(waiter);
+        }
+    }
+}
+
 impl Drop for LockGuard {
     fn drop(&mut self) {
-        self.cell.end(self.grant);
+        if self.counts {
+            self.cell.end(self.grant);
+        }
     }
 }
 

@@ -45,12 +45,12 @@
 //! # Limits of this implementation
 //!
 //! - A guard that is valid when asked may not be when you act on it; for what must not happen twice send
-//!   [`LockGuard::token`] along, and let the resource refuse smaller ones.
+//!   [`LockGuard::token`] along, and let the resource refuse smaller ones ([`FencedStore`]).
 //! - The comparison of real time with boot time, which notices a machine that stood still, is made by
 //!   [`LockGuard::is_valid`] and by the clerk, not by the acquiring of a cached lock.
 //! - A lost session is not replaced by itself: its owner has to decide what the loss means.
 //! - Locks are taken one at a time; a program that holds one and waits for another can deadlock with its like.
-//! - A shared lock that a local user wants exclusively is given up first, and asked for exclusively.
+//! - A shared lock that a local user acquires exclusively is given up first; [`LockGuard::upgrade`] keeps it, and never waits.
 #![forbid(unsafe_code)]
 
 pub mod blocking;
@@ -65,6 +65,7 @@ mod dial;
 mod error;
 mod exchange;
 mod fate;
+mod fenced;
 mod guard;
 mod lease;
 mod lock_session;
@@ -82,7 +83,8 @@ mod threads;
 
 pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, change_members, member_status};
 pub use connect::Builder;
-pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, Tried};
+pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, Tried, UpgradeError};
+pub use fenced::{FencedStore, StaleToken};
 pub use guard::LockGuard;
 pub use lock_protocol::{
     Answer, FencingToken, ForceRelease, ForcedTenure, Holder, LEASE_MAX, LEASE_MIN, LockEntry, LockName, MemberChange,

@@ -16,7 +16,7 @@ use std::time::Duration;
 use lock_protocol::{FencingToken, LockName, Mode, Notice, Outcome, Refusal, Renewed, Request, SessionId, Submission};
 use wire::Endpoint;
 
-use crate::cache::{CachedLock, Grant, WaiterId};
+use crate::cache::{CachedLock, Grant, Upgrade, WaiterId};
 use crate::clock::Clocks;
 use crate::error::AcquireError;
 use crate::exchange::{Departure, Exchange};
@@ -110,6 +110,28 @@ impl<W> LockSession<W> {
         self.held.waiters -= usize::from(left);
         self.finish(now);
         left
+    }
+
+    /// An exclusive guard's mode is lowered; its grant from now on.
+    pub fn downgrade(&mut self, now: Clocks, name: &LockName, grant: Grant) -> Grant {
+        self.begin(now);
+        let lowered = self.held.step(name, false, |lock, step| lock.downgrade(grant, step));
+        self.finish(now);
+        lowered.unwrap_or(Grant { mode: Mode::Shared, ..grant })
+    }
+
+    /// A shared guard wants to be exclusive.
+    pub fn upgrade(&mut self, now: Clocks, name: &LockName, grant: Grant, waiter: W) -> Upgrade {
+        self.begin(now);
+        let is_over = ending(self.held.stage).is_some();
+        let upgrade = self.held.step(name, false, |lock, step| match is_over {
+            true => Upgrade::Refused,
+            false => lock.upgrade(grant, waiter, step),
+        });
+        let upgrade = upgrade.unwrap_or(Upgrade::Refused);
+        self.held.waiters += usize::from(matches!(upgrade, Upgrade::Waits(_)));
+        self.finish(now);
+        upgrade
     }
 
     /// A guard's end, dead or alive.

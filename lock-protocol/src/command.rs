@@ -11,7 +11,7 @@ pub const SUBMISSION_MAX_REQUESTS: usize = 256;
 
 /// An operation on one lock. Append-only.
 ///
-/// Per session and name at most one of acquire, release and downgrade may be unanswered at a time (`Cancel` apart).
+/// Per session and name at most one of acquire, release, downgrade and upgrade may be unanswered at a time (`Cancel` apart).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Take the lock, or join the end of its queue. A holder's acquire is refused `AlreadyHeld`.
@@ -26,7 +26,7 @@ pub enum Command {
     Cancel {
         /// The lock.
         name: LockName,
-        /// The acquire's number, or that of the release that carried the requeue.
+        /// The acquire's number, or that of the release that carried the requeue, or of the upgrade.
         acquire: RequestNumber,
     },
     /// Give the tenure back; the next in the queue has the lock in the same op.
@@ -45,6 +45,14 @@ pub enum Command {
         /// The tenure.
         token: FencingToken,
     },
+    /// End a shared tenure and begin an exclusive one, at once or not at all: only where nobody else holds the lock or waits for it. Two
+    /// holders that waited for each other to leave would wait for ever.
+    Upgrade {
+        /// The lock.
+        name: LockName,
+        /// The tenure.
+        token: FencingToken,
+    },
 }
 
 impl Command {
@@ -54,7 +62,8 @@ impl Command {
             Command::Acquire { name, .. }
             | Command::Cancel { name, .. }
             | Command::Release { name, .. }
-            | Command::Downgrade { name, .. } => name,
+            | Command::Downgrade { name, .. }
+            | Command::Upgrade { name, .. } => name,
         }
     }
 }
@@ -107,7 +116,7 @@ pub enum Outcome {
         /// Its mode.
         mode: Mode,
     },
-    /// A release or downgrade of a tenure that the session has not (it ended, or never was).
+    /// A release, downgrade or upgrade of a tenure that the session has not (it ended, or never was).
     NotHeld,
     /// A repetition of an acquire whose grant has ended since, or which was cancelled.
     Gone,
@@ -120,6 +129,13 @@ pub enum Outcome {
         /// Which, for a person.
         limit: String,
     },
+    /// The session holds the lock exclusively, in a new tenure. An exclusive tenure that was to be upgraded is as it was.
+    Upgraded {
+        /// Of the tenure.
+        token: FencingToken,
+    },
+    /// Others hold the lock or wait for it; the tenure is as it was.
+    NotUpgraded,
 }
 
 /// What became of a release's requeue.

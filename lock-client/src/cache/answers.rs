@@ -48,13 +48,15 @@ impl<W> CachedLock<W> {
             }
             State::Downgrading { number, tenure, revoked } if number == answered => {
                 let tenure = Tenure { mode: Mode::Shared, ..tenure };
-                self.state = match outcome {
-                    Outcome::Downgraded if tenure.token > self.forced => {
-                        let yielding = revoked.then(|| self.yielding(None, step.now_ns, false));
-                        State::Held { tenure, yielding }
-                    }
-                    _ => State::Unknown,
-                };
+                if outcome == Outcome::Downgraded && tenure.token > self.forced {
+                    let yielding = revoked.then(|| self.yielding(None, step.now_ns, false));
+                    self.state = State::Held { tenure, yielding };
+                } else {
+                    self.not_ours(tenure, step);
+                }
+            }
+            State::Upgrading { number, tenure, revoked } if number == answered => {
+                self.on_upgrade(tenure, revoked, &outcome, step);
             }
             _ => return,
         }

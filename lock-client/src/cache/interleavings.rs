@@ -57,6 +57,7 @@ impl Server {
                 Outcome::Cancelled
             }
             Command::Release { token, requeue, .. } => self.release(client, number, token.0, requeue),
+            Command::Upgrade { token, .. } => self.upgrade(client, number, token.0),
             Command::Downgrade { token, .. } => {
                 match self.holders.iter_mut().find(|holder| (holder.0, holder.3) == (client, token.0)) {
                     Some(holder) => {
@@ -100,6 +101,22 @@ impl Server {
             _ => Requeued::Queued,
         };
         Outcome::Released { requeued: Some(requeued) }
+    }
+
+    fn upgrade(&mut self, client: usize, number: u64, token: u64) -> Outcome {
+        let is_it = |holder: &(usize, u64, Mode, u64)| (holder.0, holder.3) == (client, token);
+        match self.holders.iter().find(|holder| is_it(holder)) {
+            None => Outcome::NotHeld,
+            Some((.., Mode::Exclusive, _)) => Outcome::Upgraded { token: FencingToken(token) },
+            Some(_) if self.holders.len() > 1 || !self.queue.is_empty() || !self.forced.is_empty() => {
+                Outcome::NotUpgraded
+            }
+            Some(_) => {
+                self.ops += 1;
+                self.holders = vec![(client, number, Mode::Exclusive, self.ops)];
+                Outcome::Upgraded { token: FencingToken(self.ops) }
+            }
+        }
     }
 
     fn entry(&self, client: usize, number: u64) -> Option<Outcome> {

@@ -42,6 +42,7 @@ impl<W> CachedLock<W> {
                 self.remember(token, target)
             }
             State::Releasing { token: released, .. } if *released < token => self.remember(token, target),
+            State::Upgrading { tenure, .. } if tenure.token <= token => self.remember(token, target),
             State::Unknown if !mutant::is(Mutant::IgnoresUnknownTenure) => {
                 self.release(token, None, step);
                 true
@@ -77,6 +78,10 @@ impl<W> CachedLock<W> {
                 }
                 self.confirm(token, step);
             }
+            State::Downgrading { tenure, .. } | State::Upgrading { tenure, .. } if tenure.token <= token => {
+                (self.users, self.exclusive) = (0, false);
+                self.confirm(token, step);
+            }
             _ => self.confirm(token, step),
         }
     }
@@ -88,7 +93,7 @@ impl<W> CachedLock<W> {
 
     /// Releases a tenure that is over already, beside whatever else is unanswered: no answer to it matters, and it can end
     /// no other tenure (so M13 does not forbid it).
-    fn confirm(&self, token: FencingToken, step: &mut Step<'_, W>) {
+    pub(super) fn confirm(&self, token: FencingToken, step: &mut Step<'_, W>) {
         step.outbox.send(Command::Release { name: self.name.clone(), token, requeue: None });
     }
 

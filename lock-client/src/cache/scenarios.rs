@@ -5,6 +5,7 @@ use lock_protocol::{Outcome, Requeued};
 use super::*;
 
 pub(crate) mod forced;
+mod mode_change;
 pub(crate) mod turns;
 
 const NAME: &str = "orders/42";
@@ -86,6 +87,7 @@ impl Script {
                     Command::Release { token, requeue: None, .. } => format!("release {token}"),
                     Command::Release { token, requeue: Some(mode), .. } => format!("release {token} requeue {mode}"),
                     Command::Downgrade { token, .. } => format!("downgrade {token}"),
+                    Command::Upgrade { token, .. } => format!("upgrade {token}"),
                 };
                 (request.number.0, text)
             }));

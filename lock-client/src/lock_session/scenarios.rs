@@ -92,6 +92,7 @@ impl Script {
                     Command::Cancel { acquire, .. } => format!("cancel {acquire}"),
                     Command::Release { token, .. } => format!("release {token}"),
                     Command::Downgrade { token, .. } => format!("downgrade {token}"),
+                    Command::Upgrade { token, .. } => format!("upgrade {token}"),
                 };
                 (request.number.0, text)
             });

@@ -22,8 +22,8 @@ struct Seen {
     uses: BTreeMap<u64, Use>,
     /// Epochs below this one have ended.
     epoch: u64,
-    /// The tenure whose hook runs.
-    flushing: Option<FencingToken>,
+    /// The tenure whose hook runs, and what is kept of it.
+    flushing: Option<(FencingToken, Option<Mode>)>,
 }
 
 /// The guards of all users. Its mutex is no point of decision for the checker, and is never held across one.
@@ -50,11 +50,31 @@ impl Oracle {
             return id;
         }
         assert!(held, "a valid guard without a tenure at the server");
-        assert_ne!(flushing, Some(this.token), "a guard while the hook runs");
+        let is_flushed = flushing.is_some_and(|(token, to)| token == this.token && !is_kept(to, this.mode));
+        assert!(!is_flushed, "{this:?} while the hook runs");
         for other in others.iter().filter(|other| !other.mode.is_compatible_with(this.mode)) {
             assert!(!is_valid(*other, cell), "{this:?} beside {other:?}");
         }
         id
+    }
+
+    /// The user is about to content itself with shared.
+    pub(super) fn lower(&self, id: u64) {
+        self.look(|seen| {
+            seen.uses.entry(id).and_modify(|one| one.mode = Mode::Shared);
+        });
+    }
+
+    /// The user has another guard in its place.
+    pub(super) fn change(&self, id: u64, guard: &LockGuard, cell: &Cell) {
+        let this = Use { token: guard.token(), mode: guard.mode(), epoch: guard.epoch() };
+        let others: Vec<Use> = self.look(|seen| {
+            seen.uses.insert(id, this);
+            seen.uses.iter().filter(|(other, _)| **other != id).map(|(_, one)| *one).collect()
+        });
+        for other in others.iter().filter(|other| !other.mode.is_compatible_with(this.mode)) {
+            assert!(!guard.is_valid() || !is_valid(*other, cell), "{this:?} beside {other:?}");
+        }
     }
 
     /// The user is about to drop it.
@@ -82,14 +102,15 @@ impl Oracle {
         }
     }
 
-    /// The hook begins.
-    pub(super) fn begin_flush(&self, token: FencingToken, cell: &Cell) {
+    /// The hook begins; `to` is what is kept of the tenure.
+    pub(super) fn begin_flush(&self, token: FencingToken, to: Option<Mode>, cell: &Cell) {
         let uses: Vec<Use> = self.look(|seen| {
             assert!(
-                seen.flushing.replace(token).is_none_or(|before| before != token),
+                seen.flushing.replace((token, to)).is_none_or(|(before, _)| before != token),
                 "one tenure flushed twice at once"
             );
-            seen.uses.values().copied().filter(|one| one.token == token).collect()
+            let is_in_the_way = |one: &Use| one.token == token && !is_kept(to, one.mode);
+            seen.uses.values().copied().filter(is_in_the_way).collect()
         });
         for one in uses {
             assert!(!is_valid(one, cell), "a hook while {one:?} lives");
@@ -105,4 +126,9 @@ impl Oracle {
 fn is_valid(one: Use, cell: &Cell) -> bool {
     let grant = crate::cache::Grant { token: one.token, mode: one.mode, epoch: one.epoch };
     !cell.valid_for(grant).is_zero()
+}
+
+/// Whether users in this mode may stay while the tenure is flushed.
+fn is_kept(to: Option<Mode>, mode: Mode) -> bool {
+    to.is_some_and(|to| to.covers(mode))
 }

@@ -10,7 +10,10 @@ use tokio::sync::Notify;
 
 use super::oracle::Oracle;
 use crate::cache::interleavings::Server;
+use crate::cell::Cell;
 use crate::client::acquire;
+use crate::error::UpgradeError;
+use crate::guard::LockGuard;
 use crate::releaser::{Job, Work};
 use crate::shared::Shared;
 use lock_protocol::{FencingToken, Mode};
@@ -123,6 +126,7 @@ async fn wish(bench: &Bench, mode: Mode) {
     let Ok(guard) = result else { return };
     let held = bench.holds(guard.token().0);
     let id = bench.oracle.begin(&guard, &cell, held);
+    let Some(guard) = change_mode(bench, guard, id, &cell).await else { return };
     match thread_rng().gen_range(0..8) {
         0 => {
             bench.mourn(guard.token());
@@ -134,6 +138,36 @@ async fn wish(bench: &Bench, mode: Mode) {
     bench.oracle.check_dead(&guard);
     bench.oracle.end(id);
     drop(guard);
+}
+
+/// Downgrades or upgrades now and then, and gives an upgrade up now and then; none where the guard is gone.
+async fn change_mode(bench: &Bench, mut guard: LockGuard, id: u64, cell: &Cell) -> Option<LockGuard> {
+    if thread_rng().gen_range(0..4) > 0 {
+        return Some(guard);
+    }
+    if guard.mode() == Mode::Exclusive {
+        bench.oracle.lower(id);
+        guard.downgrade();
+        return Some(guard);
+    }
+    let is_patient = thread_rng().gen_range(0..2) == 0;
+    let patience = async {
+        if is_patient {
+            std::future::pending::<()>().await;
+        }
+        yields(2).await;
+    };
+    let upgrading = std::pin::pin!(guard.upgrade());
+    match select(upgrading, std::pin::pin!(patience)).await {
+        Either::Left((Ok(guard) | Err(UpgradeError::NotAlone(guard)), _)) => {
+            bench.oracle.change(id, &guard, cell);
+            Some(guard)
+        }
+        Either::Left((Err(UpgradeError::Ended(_)), _)) | Either::Right(_) => {
+            bench.oracle.end(id);
+            None
+        }
+    }
 }
 
 async fn yields(count: usize) {
@@ -164,7 +198,7 @@ pub(super) fn release(bench: &Arc<Bench>, work: Work) {
             if bench.shared.is_over() || flush.is_moot() {
                 continue;
             }
-            bench.oracle.begin_flush(flush.token, &flush.cell);
+            bench.oracle.begin_flush(flush.token, flush.to, &flush.cell);
             yields(2).await;
             bench.oracle.end_flush();
             flush.cell.on_flushed(&bench.shared, flush.token);

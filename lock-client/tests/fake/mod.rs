@@ -73,6 +73,19 @@ impl Table {
                 self.executed.insert((session, *acquire), Outcome::Gone);
                 Outcome::Cancelled
             }
+            Command::Upgrade { token, .. } => {
+                let is_alone = entry.holders.len() == 1 && entry.queue.is_empty() && entry.forced.is_empty();
+                match entry.holders.iter_mut().find(|(place, held)| place.0 == session && held == token) {
+                    None => Outcome::NotHeld,
+                    Some((place, _)) if place.2 == Mode::Exclusive => Outcome::Upgraded { token: *token },
+                    Some(_) if !is_alone => Outcome::NotUpgraded,
+                    Some(holder) => {
+                        self.ops += 1;
+                        *holder = ((session, number, Mode::Exclusive), FencingToken(self.ops));
+                        Outcome::Upgraded { token: FencingToken(self.ops) }
+                    }
+                }
+            }
             Command::Downgrade { token, .. } => {
                 match entry.holders.iter_mut().find(|(place, held)| place.0 == session && held == token) {
                     Some((place, _)) => {

@@ -30,7 +30,8 @@
 //!
 //! **Locks.** A lock exists while somebody holds it. Whoever finds it in the way joins the end of its queue; what frees it
 //! grants it to the head of the queue in the same op, and a waiting exclusive stops later shared ones. The token of a
-//! tenure is the number of the op that granted it.
+//! tenure is the number of the op that granted it. A holder who is alone, with nobody waiting, may turn its shared tenure into an exclusive
+//! one; otherwise it is refused at once, because two that wait for each other to leave would wait for ever.
 //!
 //! # Invariants
 //!
@@ -46,7 +47,7 @@
 //!
 //! # Limits of this implementation
 //!
-//! - One name per request: sets of locks, upgrades in place and recovery of a dead holder's log are not there. They would be appended to [`Op`] and to the wire's commands.
+//! - One name per request: sets of locks and recovery of a dead holder's log are not there. They would be appended to [`Op`] and to the wire's commands.
 //! - A group of shared waiters is granted in one op, however large.
 //! - Tenures with one token (shared ones, granted by one op) are ended by force together, in one op, however many.
 //! - Who is of a release that does not know an op executes nothing for it: force is to be used when all members know it.

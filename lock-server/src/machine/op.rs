@@ -179,6 +179,12 @@ mod tests {
         assert_eq!(Reply::Replayed.encode(), [1, 8]);
         assert_eq!(Reply::Outcome(Outcome::BelowFloor).encode(), [1, 2, 9]);
         let name = LockName::new("a").expect("a name");
+        let command = Command::Upgrade { name: name.clone(), token: FencingToken(300) };
+        let request = Request { number: RequestNumber(5), command };
+        let upgrade = Op::Request { session: SessionId(7), floor: RequestNumber(4), request };
+        assert_eq!(upgrade.encode(), [1, 1, 7, 4, 5, 4, 1, b'a', 0xac, 2]);
+        assert_eq!(Reply::Outcome(Outcome::Upgraded { token: FencingToken(300) }).encode(), [1, 2, 11, 0xac, 2]);
+        assert_eq!(Reply::Outcome(Outcome::NotUpgraded).encode(), [1, 2, 12]);
         let force = Op::ForceRelease(ForceRelease { name, token: FencingToken(300), now: true });
         assert_eq!(force.encode(), [1, 6, 1, b'a', 0xac, 2, 1]);
         let forced = Reply::Forced(vec![ForcedTenure { session: SessionId(9), withheld_ms: Some(7) }]);

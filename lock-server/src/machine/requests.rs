@@ -38,6 +38,7 @@ impl Machine {
             Command::Cancel { name, acquire } => self.cancel(session, name, *acquire),
             Command::Release { name, token, requeue } => self.release(session, name, *token, request.number, *requeue),
             Command::Downgrade { name, token } => self.downgrade(session, name, *token),
+            Command::Upgrade { name, token } => self.upgrade(session, name, *token, request.number),
         }
     }
 
@@ -88,10 +89,12 @@ impl Machine {
         }
     }
 
-    /// The cancel overtook the request that it means: an acquire is not executed at all, a release without its requeue.
+    /// The cancel overtook the request that it means: an acquire or upgrade is not executed at all, a release without its
+    /// requeue.
     fn after_its_cancel(&mut self, session: SessionId, request: &Request) -> Outcome {
         let outcome = match &request.command {
             Command::Acquire { .. } => return Outcome::Gone,
+            Command::Upgrade { .. } => return Outcome::NotUpgraded,
             Command::Release { name, token, .. } => self.release(session, name, *token, request.number, None),
             _ => self.execute(session, request),
         };
@@ -180,6 +183,21 @@ impl Machine {
                 let (table, mut around) = self.table_and_around();
                 table.downgrade(&mut around, session, name);
                 Outcome::Downgraded
+            }
+        }
+    }
+
+    fn upgrade(&mut self, session: SessionId, name: &LockName, token: FencingToken, number: RequestNumber) -> Outcome {
+        match self.tenure_mode(session, name, token) {
+            _ if self.forced(session, name).is_some() => Outcome::NotHeld,
+            None => Outcome::NotHeld,
+            Some(Mode::Exclusive) => Outcome::Upgraded { token },
+            Some(Mode::Shared) => {
+                let (table, mut around) = self.table_and_around();
+                match table.upgrade(&mut around, session, name, number) {
+                    Some(token) => Outcome::Upgraded { token },
+                    None => Outcome::NotUpgraded,
+                }
             }
         }
     }

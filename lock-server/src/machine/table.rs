@@ -12,7 +12,7 @@ use lock_protocol::{FencingToken, LockName, Mode, RequestNumber, SessionId};
 
 use super::effects::{Effect, Effects, Revoke};
 use super::lock::{Demand, Lock, Many, Tenure};
-use super::queue::Waiter;
+use super::queue::{Queue, Waiter};
 use super::sessions::Sessions;
 use super::versioned::Versioned;
 use crate::mutant::{Mutant, Mutation};
@@ -183,6 +183,26 @@ impl Table {
         *tenure = tenure.downgraded();
         pass_on(many, name, around, before, None);
         lock.compact();
+    }
+
+    /// Ends the session's tenure and begins an exclusive one, by the request `acquire`; none, and nothing is changed, where anybody
+    /// else holds the lock or waits for it, dead or alive.
+    pub(super) fn upgrade(
+        &mut self,
+        around: &mut Around<'_>,
+        session: SessionId,
+        name: &LockName,
+        acquire: RequestNumber,
+    ) -> Option<FencingToken> {
+        let lock = self.locks.get_mut(name);
+        let lock = lock.unwrap_or_else(|| panic!("session {session} upgrades '{name}', which nobody holds"));
+        assert!(lock.holder(session).is_some(), "session {session} upgrades '{name}' without holding it");
+        let is_alone = lock.holders().nth(1).is_none() && lock.queue().is_none_or(Queue::is_empty);
+        is_alone.then(|| {
+            let token = FencingToken(around.op);
+            *lock = Lock::Single(Tenure::new(session, acquire, around.now_us, token, Mode::Exclusive));
+            token
+        })
     }
 
     /// Derives the index of revokes anew, from the locks alone.

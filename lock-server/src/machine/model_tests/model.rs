@@ -260,6 +260,7 @@ impl Model {
                 return self.ask_the_lock(id, release && !asks, request);
             }
             (Some(ModelDone::Cancelled), Command::Acquire { .. }) => return Outcome::Gone,
+            (Some(ModelDone::Cancelled), Command::Upgrade { .. }) => return Outcome::NotUpgraded,
             (Some(ModelDone::Cancelled), Command::Release { requeue, .. }) => *requeue = None,
             _ => {}
         }
@@ -343,6 +344,8 @@ impl Model {
                 let again = requeue.filter(|_| has_room).map(|mode| self.acquire(id, number, &name, mode));
                 Outcome::Released { requeued: again.and_then(requeued) }
             }
+            Command::Upgrade { .. } if self.forced(id, &name).is_some() => Outcome::NotHeld,
+            Command::Upgrade { token, .. } => self.upgrade(held.as_ref(), token.0, number),
             Command::Downgrade { token, .. } => {
                 match held {
                     _ if self.forced(id, &name).is_some() => return Outcome::NotHeld,
@@ -357,6 +360,20 @@ impl Model {
                 Outcome::Downgraded
             }
         }
+    }
+
+    fn upgrade(&mut self, held: Option<&ModelEntry>, token: u64, number: u64) -> Outcome {
+        let Some(held) = held.filter(|held| held.token == token) else { return Outcome::NotHeld };
+        if held.mode == Mode::Exclusive {
+            return Outcome::Upgraded { token: FencingToken(token) };
+        }
+        let is_other = |other: &ModelEntry| other.name == held.name && other.session != held.session;
+        if self.held.iter().chain(&self.queue).any(is_other) {
+            return Outcome::NotUpgraded;
+        }
+        self.held.retain(|other| other.session != held.session || other.name != held.name);
+        self.held.push(ModelEntry { mode: Mode::Exclusive, acquire: number, token: self.op, ..held.clone() });
+        Outcome::Upgraded { token: FencingToken(self.op) }
     }
 
     fn waiting(&self, id: u64) -> u64 {

@@ -111,7 +111,7 @@ impl Run {
             (name, token) = (held.name.clone(), held.token);
         }
         let token = FencingToken(token);
-        let command = match self.random.below(10) {
+        let command = match self.random.below(11) {
             0..5 => {
                 let name = LockName::new(format!("{}", self.random.below(5))).expect("a name");
                 Command::Acquire { name, mode: self.random.mode() }
@@ -121,6 +121,7 @@ impl Run {
                 Command::Release { name, token, requeue }
             }
             8 => Command::Downgrade { name, token },
+            9 => Command::Upgrade { name, token },
             _ => self.any_cancel(session, number),
         };
         let request = Request { number: RequestNumber(number), command };

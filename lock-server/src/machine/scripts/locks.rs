@@ -108,6 +108,57 @@ fn a_downgrade_keeps_the_token_and_lets_the_shared_ones_at_the_head_in() {
 }
 
 #[test]
+fn an_upgrade_of_a_holder_that_is_alone_is_a_new_tenure_and_a_repetition_is_answered_the_same() {
+    let mut script = Script::new();
+    let [reader, other] = [script.open(1, 60_000), script.open(2, 60_000)];
+    let shared = token(&script.acquire(reader, "a", S));
+    let upgrade = Command::Upgrade { name: name("a"), token: shared };
+    let outcome = script.number(reader, 50, upgrade.clone());
+    let exclusive = FencingToken(script.op);
+    assert_eq!(outcome, Outcome::Upgraded { token: exclusive });
+    assert!(exclusive > shared);
+    script.restart_from_snapshot();
+    assert_eq!(script.number(reader, 50, upgrade.clone()), outcome);
+    assert_eq!(script.next(reader, upgrade), Outcome::NotHeld, "that tenure is over");
+    let again = Command::Upgrade { name: name("a"), token: exclusive };
+    assert_eq!(script.next(reader, again), outcome, "an exclusive tenure is as it was");
+    assert_eq!(script.acquire(other, "a", S), Outcome::Queued);
+    assert_eq!(script.machine.is_revoke_due(reader, &name("a"), exclusive), Some(Some(S)));
+    assert_eq!(script.release(reader, "a", shared, None), Outcome::NotHeld);
+    assert_eq!(script.release(reader, "a", exclusive, None), Outcome::Released { requeued: None });
+    assert_eq!(script.holders("a"), [other]);
+}
+
+#[test]
+fn an_upgrade_changes_nothing_while_another_holds_or_waits() {
+    let mut script = Script::new();
+    let [first, second, writer] = [script.open(1, 60_000), script.open(2, 60_000), script.open(3, 60_000)];
+    let held = [token(&script.acquire(first, "a", S)), token(&script.acquire(second, "a", S))];
+    let upgrade = |token| Command::Upgrade { name: name("a"), token };
+    assert_eq!(script.next(first, upgrade(held[0])), Outcome::NotUpgraded);
+    assert_eq!(script.next(second, upgrade(held[1])), Outcome::NotUpgraded, "or both would wait for each other");
+    assert_eq!(script.holders("a"), [first, second]);
+    script.release(second, "a", held[1], None);
+    assert_eq!(script.acquire(writer, "a", X), Outcome::Queued);
+    assert_eq!(script.next(first, upgrade(held[0])), Outcome::NotUpgraded, "nobody overtakes a waiter");
+    assert_eq!(script.release(first, "a", held[0], None), Outcome::Released { requeued: None });
+    assert_eq!(script.holders("a"), [writer]);
+}
+
+#[test]
+fn an_upgrade_beside_a_dead_holder_waits_for_the_sweep() {
+    let mut script = Script::new();
+    let [reader, dying] = [script.open(1, 60_000), script.open(2, 500)];
+    let held = token(&script.acquire(reader, "a", S));
+    script.acquire(dying, "a", S);
+    script.pass(600, &[reader]);
+    let upgrade = Command::Upgrade { name: name("a"), token: held };
+    assert_eq!(script.next(reader, upgrade.clone()), Outcome::NotUpgraded, "cleaning up is the sweep's");
+    script.apply(&Op::Sweep);
+    assert!(matches!(script.next(reader, upgrade), Outcome::Upgraded { .. }));
+}
+
+#[test]
 fn a_revoke_of_a_lock_that_only_readers_want_leaves_the_holder_shared() {
     let mut script = Script::new();
     let [holder, reader, writer] = [script.open(1, 60_000), script.open(2, 60_000), script.open(3, 60_000)];
