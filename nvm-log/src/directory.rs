@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::dax::DaxMedium;
 use crate::file::{FileMedium, is_in_memory};
 use crate::medium::{Guarantee, Media, Medium};
 use crate::shm::ShmMedium;
@@ -20,13 +21,15 @@ const STORE: &str = "store";
 const UNFINISHED: &str = "store.new";
 const AREAS: [&str; 2] = ["snapshot-a", "snapshot-b"];
 
-/// A medium of a store in a directory, of either back end.
+/// A medium of a store in a directory.
 #[derive(Debug)]
 pub enum Native {
     /// An ordinary file. Snapshot areas are of this kind in both back ends: they grow, and are written in one go.
     File(FileMedium),
     /// A mapped file on tmpfs.
     Shm(ShmMedium),
+    /// A mapped file on persistent memory: what the file back end turns into where it can.
+    Dax(DaxMedium),
 }
 
 /// A store that is being formatted.
@@ -63,10 +66,20 @@ pub(crate) fn create(dir: &Path, backend: Backend, size: u64) -> Result<(Media<N
         fs::remove_file(&path).map_err(&preparing)?;
         return Err(Error::NotTmpfs { dir: dir.to_owned() });
     }
-    file.set_len(0).map_err(&preparing)?;
-    write_zeros(&file, size).map_err(&preparing)?;
-    file.sync_all().map_err(&preparing)?;
+    let written = file.set_len(0).and_then(|()| write_zeros(&file, size)).and_then(|()| file.sync_all());
+    written.map_err(|source| give_up(dir, &path, size, source))?;
     Ok((media(dir, file, backend)?, New { dir: dir.to_owned() }))
+}
+
+/// A store that has no room leaves none of it behind.
+fn give_up(dir: &Path, unfinished: &Path, bytes: u64, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            drop(fs::remove_file(unfinished));
+            Error::NoRoom { dir: dir.to_owned(), bytes }
+        }
+        _ => Error::Io { doing: "preparing the store", source },
+    }
 }
 
 fn refuse_if_occupied(dir: &Path) -> Result<(), Error> {
@@ -138,7 +151,10 @@ fn media(dir: &Path, file: File, backend: Backend) -> Result<Media<Native>, Erro
         return Err(Error::NotTmpfs { dir: dir.to_owned() });
     }
     let store = match backend {
-        Backend::File => FileMedium::new(file).map(Native::File),
+        Backend::File => match DaxMedium::new(file).map_err(&opening)? {
+            Ok(medium) => Ok(Native::Dax(medium)),
+            Err(file) => FileMedium::new(file).map(Native::File),
+        },
         Backend::Shm => ShmMedium::new(file).map(Native::Shm),
     };
     Ok(Media { store: store.map_err(&opening)?, areas })
@@ -181,48 +197,49 @@ pub(crate) fn random_salt() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
-macro_rules! on_either {
+macro_rules! on_any {
     ($self:ident, $medium:ident => $call:expr) => {
         match $self {
             Native::File($medium) => $call,
             Native::Shm($medium) => $call,
+            Native::Dax($medium) => $call,
         }
     };
 }
 
 impl Medium for Native {
     fn size(&self) -> u64 {
-        on_either!(self, medium => medium.size())
+        on_any!(self, medium => medium.size())
     }
 
     fn resize(&mut self, size: u64) -> io::Result<()> {
-        on_either!(self, medium => medium.resize(size))
+        on_any!(self, medium => medium.resize(size))
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        on_either!(self, medium => medium.read(offset, into))
+        on_any!(self, medium => medium.read(offset, into))
     }
 
     #[inline]
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        on_either!(self, medium => medium.write(offset, bytes))
+        on_any!(self, medium => medium.write(offset, bytes))
     }
 
     #[inline]
     fn flush(&mut self) -> io::Result<()> {
-        on_either!(self, medium => medium.flush())
+        on_any!(self, medium => medium.flush())
     }
 
     #[inline]
     fn gathers(&self) -> bool {
-        on_either!(self, medium => medium.gathers())
+        on_any!(self, medium => medium.gathers())
     }
 
     fn guarantee(&self) -> Guarantee {
-        on_either!(self, medium => medium.guarantee())
+        on_any!(self, medium => medium.guarantee())
     }
 
     fn name(&self) -> &'static str {
-        on_either!(self, medium => medium.name())
+        on_any!(self, medium => medium.name())
     }
 }

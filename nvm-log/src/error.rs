@@ -91,6 +91,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The file system has no room for a new store. Nothing of it was left there.
+    #[error("no room in {} for a store of {bytes} bytes: free some, or choose a smaller log", dir.display())]
+    NoRoom {
+        /// The directory that was asked for.
+        dir: PathBuf,
+        /// Size of the store without its snapshots.
+        bytes: u64,
+    },
     /// The file system has no room for a snapshot. Nothing was switched, and the store still works.
     #[error("no room on the file system to write a snapshot of {bytes} bytes: free some, then try again")]
     NoSpace {
@@ -186,7 +194,8 @@ mod tests {
             Error::Exists { dir: dir.clone() },
             Error::Locked { dir: dir.clone(), pid: Some(7) },
             Error::Locked { dir: dir.clone(), pid: None },
-            Error::NotTmpfs { dir },
+            Error::NotTmpfs { dir: dir.clone() },
+            Error::NoRoom { dir, bytes: 1 },
             Error::OtherBoot,
             Error::OtherBackend { stored: Backend::Shm, asked: Backend::File },
             Error::Version { found: 9, known: 1 },

@@ -58,21 +58,25 @@
 //!
 //! # Limits of this implementation
 //!
-//! - No directly mapped persistent memory yet: the media are a file, tmpfs and a simulation. Fields are reserved for it.
+//! - Persistent memory is mapped through a file system on x86-64 only; elsewhere, and on a raw device, it is a file like any other. No
+//!   real one was at hand: the instructions ran in a virtual machine, which keeps what a cache would lose.
 //! - An opening reads up to 4 MiB beyond the log's end, to look for evidence of damage; after damage to a witness line, the whole ring.
 //! - With [`Witness::Lazy`], damage to the frames of the very last flush before a loss of power can look like a torn tail. `close`, any later flush, or
-//!   [`Witness::Sync`] leaves no doubt. A crash of the process alone never does.
+//!   [`Witness::Sync`] leaves no doubt. On memory the line is stored at every 16th flush only, so the end of the process alone leaves the same doubt there.
 //! - After damage that lost ops the log takes nothing but its repair ([`Store::repair`]) or a snapshot that replaces it.
+//! - A scrub of a file reads what the kernel has cached of it: damage below shows only once the kernel has forgotten.
 //! - A checksum is no signature. Whoever can write the medium can forge its contents; the worst that forged bytes do is to be believed.
 //! - A store is not `Sync`, and one process writes it. Batches are gathered by the caller; frames that one flush covers are the group.
-//! - A mapped file that someone shortens ends the process with SIGBUS.
+//! - A mapped file that someone shortens, or whose medium fails, ends the process: with a message and exit code 74, for the first 64 of them.
 
 mod control;
+mod dax;
 mod directory;
 mod error;
 mod file;
 mod frame;
 mod layout;
+mod mapping;
 pub mod medium;
 #[cfg(feature = "mutants")]
 pub mod mutation;
@@ -97,6 +101,7 @@ mod witness;
 mod crash_tests;
 
 pub use control::CONTROL_MAX_BYTES;
+pub use dax::DaxMedium;
 pub use directory::Native;
 pub use error::{Error, Part};
 pub use file::FileMedium;

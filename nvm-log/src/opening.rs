@@ -59,6 +59,7 @@ impl<M: Medium> Store<M> {
             record,
             control_pending: true,
             line,
+            unlined_flushes: 0,
             reach: 0,
             ring,
             unfinished: None,

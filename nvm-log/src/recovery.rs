@@ -154,7 +154,7 @@ pub(crate) fn scan<M: Medium>(
     } else {
         Known { position: line.durable_position, op: line.durable_op }
     };
-    let scanner = Scanner::new(medium, salt, ring.geometry(), record);
+    let scanner = Scanner::new(medium, salt, ring.geometry(), record, lines.reach());
     let proven = known.position.max(ring.tail());
     let (frames, bridges) = (Vec::new(), Vec::new());
     let reading = Reading { scanner, ring, epoch: 0, frames, bridges, scanned_frames: 0, scanned_bytes: 0, proven };

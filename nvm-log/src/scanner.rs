@@ -11,8 +11,8 @@ use crate::layout::{Geometry, LINE, checksum, u32_at, u64_at};
 use crate::medium::Medium;
 use crate::mutation::{self, Mutation};
 
-/// Bytes read at once.
-const WINDOW_BYTES: u64 = 1 << 20;
+/// Bytes read at once: few enough to stay in a processor's cache.
+const WINDOW_BYTES: u64 = 256 << 10;
 
 pub(crate) struct Scanner<'a, M> {
     window: Window<'a, M>,
@@ -50,9 +50,10 @@ pub(crate) struct Signs {
 }
 
 impl<'a, M: Medium> Scanner<'a, M> {
-    pub(crate) fn new(medium: &'a M, salt: u64, geometry: Geometry, record: &'a Record) -> Self {
+    /// Reads no farther ahead than the log may reach.
+    pub(crate) fn new(medium: &'a M, salt: u64, geometry: Geometry, record: &'a Record, reach: u64) -> Self {
         let start = record.head.position;
-        Scanner { window: Window::new(medium, geometry), record, salt, geometry, start }
+        Scanner { window: Window::new(medium, geometry, reach), record, salt, geometry, start }
     }
 
     /// One ring after the head: nothing was written beyond.
@@ -168,14 +169,15 @@ impl<'a, M: Medium> Scanner<'a, M> {
 struct Window<'a, M> {
     medium: &'a M,
     geometry: Geometry,
+    reach: u64,
     buffer: Vec<u8>,
     start: u64,
     len: u64,
 }
 
 impl<'a, M: Medium> Window<'a, M> {
-    fn new(medium: &'a M, geometry: Geometry) -> Self {
-        Window { medium, geometry, buffer: Vec::new(), start: 0, len: 0 }
+    fn new(medium: &'a M, geometry: Geometry, reach: u64) -> Self {
+        Window { medium, geometry, reach, buffer: Vec::new(), start: 0, len: 0 }
     }
 
     #[inline]
@@ -197,7 +199,8 @@ impl<'a, M: Medium> Window<'a, M> {
 
     #[cold]
     fn fill(&mut self, position: u64, len: u64) -> Result<(), Error> {
-        let wanted = len.max(WINDOW_BYTES).min(self.geometry.bytes_to_end(position));
+        let ahead = self.reach.saturating_sub(position).min(WINDOW_BYTES);
+        let wanted = len.max(ahead).min(self.geometry.bytes_to_end(position));
         self.buffer.resize(self.buffer.len().max(wanted as usize), 0);
         let into = &mut self.buffer[..wanted as usize];
         self.medium.read(self.geometry.offset(position), into).map_err(Error::io("reading the log"))?;

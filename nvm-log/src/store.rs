@@ -25,6 +25,8 @@ use crate::{Error, Frame, Options, Witness};
 const REACH_MAX_BYTES: u64 = 4 << 20;
 /// The same, as a part of a small ring.
 const REACH_PART: u64 = 8;
+/// Flushes of a medium in memory for one witness line: storing it costs as much as a small frame.
+const MEMORY_LINE: u64 = 16;
 
 /// An open store. One at a time: on a directory it holds the lock until it is dropped. Dropping it flushes nothing.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub struct Store<M: Medium = Native> {
     pub(crate) record: Record,
     pub(crate) control_pending: bool,
     pub(crate) line: Line,
+    /// Flushes since the line was stored.
+    pub(crate) unlined_flushes: u64,
     /// No frame may be stored that ends beyond this position: a durable line says so.
     pub(crate) reach: u64,
     pub(crate) ring: Ring,
@@ -95,6 +99,7 @@ impl<M: Medium> Store<M> {
             record,
             control_pending: false,
             line: Line::default(),
+            unlined_flushes: 0,
             reach: u64::MAX,
             ring,
             unfinished: None,
@@ -298,6 +303,7 @@ impl<M: Medium> Store<M> {
         if !self.ring.is_dirty() && !self.control_pending {
             return Ok(());
         }
+        let had_control = self.control_pending;
         if self.control_pending && mutation::active(Mutation::ControlBeforeFrames) {
             self.store_control()?;
         }
@@ -311,9 +317,14 @@ impl<M: Medium> Store<M> {
             self.record.bridges.retain(|bridge| bridge.from >= self.record.head.position);
             self.control_pending = false;
         }
-        // The line before this one is durable now.
+        // The line that was stored last is durable now.
         self.reach = self.line.reach_or_all();
-        self.store_line(self.ring.tail())
+        self.unlined_flushes += 1;
+        if had_control || self.record.witness_sync || self.media.store.gathers() || self.unlined_flushes >= MEMORY_LINE
+        {
+            self.store_line(self.ring.tail())?;
+        }
+        Ok(())
     }
 
     pub(crate) fn store_control(&mut self) -> Result<(), Error> {
@@ -333,6 +344,7 @@ impl<M: Medium> Store<M> {
     /// Stores a line that lets frames reach some way beyond a position.
     fn store_line(&mut self, position: u64) -> Result<(), Error> {
         let silent = mutation::active(Mutation::NoWitness);
+        self.unlined_flushes = 0;
         self.line = Line {
             sequence: self.line.sequence.wrapping_add(1),
             epoch: self.record.epoch,
@@ -352,6 +364,7 @@ impl<M: Medium> Store<M> {
     /// Flushes, and makes it durable that the flush succeeded; so the next opening has no doubt about the tail.
     pub fn close(mut self) -> Result<(), Error> {
         self.flush()?;
+        self.store_line(self.ring.tail())?;
         self.media.store.flush().map_err(Error::io("flushing the witness line"))
     }
 

@@ -15,17 +15,59 @@ fn options(backend: Backend) -> Options {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let [_, mode, dir, backend] = &arguments[..]
-        && mode == "write"
-    {
-        return write(Path::new(dir), if backend == "shm" { Backend::Shm } else { Backend::File });
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let dir = |dir: &str| Path::new(dir).to_owned();
+    match words[..] {
+        // These are the processes that are killed, here or in a virtual machine.
+        ["format", at, backend] => format(&dir(at), backend_of(backend)),
+        ["write", at, backend] => write(&dir(at), backend_of(backend)),
+        ["check", at, backend, acked] => {
+            let acked = acked.parse().expect("a number of an op");
+            println!("checked to op {}", check(&dir(at), backend_of(backend), acked));
+        }
+        ["lose", at] => lose(&dir(at)),
+        _ => {
+            let on_disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on disk");
+            let in_memory = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
+            kill_over_and_over(on_disk.path(), Backend::File);
+            kill_over_and_over(in_memory.path(), Backend::Shm);
+            println!("test a_killed_writer_keeps_all_that_it_acknowledged ... ok");
+            a_store_that_is_shortened_under_the_process_ends_it_with_a_message();
+        }
     }
-    let on_disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on disk");
-    let in_memory = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
-    kill_over_and_over(on_disk.path(), Backend::File);
-    kill_over_and_over(in_memory.path(), Backend::Shm);
-    println!("test a_killed_writer_keeps_all_that_it_acknowledged ... ok");
+}
+
+fn backend_of(name: &str) -> Backend {
+    if name == "shm" { Backend::Shm } else { Backend::File }
+}
+
+fn format(dir: &Path, backend: Backend) {
+    let identity = Identity { cluster: [0; 16], member: 1, incarnation: [1; 16] };
+    let store = Store::format(dir, &options(backend), identity).expect("a new store");
+    println!("formatted: {}", store.backend());
+}
+
+/// Goes on after somebody has cut the file.
+fn lose(dir: &Path) {
+    let (mut store, _) = Store::open(dir, &options(Backend::Shm)).expect("the store opens");
+    let file = std::fs::OpenOptions::new().write(true).open(dir.join("store")).expect("it is there");
+    file.set_len(4096).expect("it can be cut");
+    let frame = Frame { view: 1, first_op: 1, count: 1, ..Frame::default() };
+    let appended = store.append(&frame);
+    println!("still alive: {appended:?}");
+}
+
+fn a_store_that_is_shortened_under_the_process_ends_it_with_a_message() {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
+    format(dir.path(), Backend::Shm);
+    let this = std::env::current_exe().expect("this program has a path");
+    let ended = Command::new(this).arg("lose").arg(dir.path()).output().expect("it runs");
+    let message = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(74), "{ended:?}");
+    let expected = format!("the store in {} is gone from under this process", dir.path().display());
+    assert!(message.contains(&expected) && message.ends_with("then restart\n"), "{message}");
+    println!("test a_store_that_is_shortened_under_the_process_ends_it_with_a_message ... ok");
 }
 
 fn body(op: u64) -> Vec<u8> {
@@ -55,8 +97,7 @@ fn write(dir: &Path, backend: Backend) {
 }
 
 fn kill_over_and_over(dir: &Path, backend: Backend) {
-    let identity = Identity { cluster: [0; 16], member: 1, incarnation: [1; 16] };
-    drop(Store::format(dir, &options(backend), identity).expect("a new store"));
+    format(dir, backend);
     let mut before = 0;
     for round in 0..ROUNDS {
         let name = if backend == Backend::Shm { "shm" } else { "file" };
@@ -99,5 +140,6 @@ fn check(dir: &Path, backend: Backend, acked: u64) -> u64 {
         next += 1;
     }
     assert_eq!(next, recovery.last_op + 1);
+    println!("opened: {}, {:?}", store.backend(), recovery.outcome);
     store.last_op()
 }

@@ -2,6 +2,7 @@
 
 use super::options;
 use super::run::{Run, Step, Tearing, said};
+use crate::layout::u64_at;
 use crate::sim::SimDisk;
 use crate::{Error, Outcome, Recovery, Store};
 
@@ -56,23 +57,15 @@ fn is_as_before(found: &Recovery, before: &Recovery) -> bool {
     same && is_covered && is_said && before.control == found.control
 }
 
-/// A frame is lost that was durable, and so is the witness line that let the next ones be stored far away. The line over the other one was
-/// not yet durable at the crash. What shows the damage lies beyond the reach of the line that is left.
+/// A frame is lost that was durable, and so is the witness line that let the next ones be stored far away. What shows the damage lies beyond
+/// the reach of the line that is left.
 pub(super) fn a_lost_witness_line_hides_no_damage() -> Result<(), String> {
     use Step::{Append, Flush};
     let mut run = Run::format(Tearing::Lines, &options());
-    run.steps(&[Append(1, 30), Flush, Append(1, 30), Flush, Append(1, 1800), Append(1, 1800)])?;
-    let before = run.disk.visible();
-    run.steps(&[Flush, Append(1, 30)])?;
+    run.steps(&[Append(1, 30), Append(1, 30), Append(1, 1800), Append(1, 1800), Flush, Append(1, 30)])?;
     let mut image = run.disk.visible();
-    for line in [0x2000..0x2040, 0x3000..0x3040] {
-        let was_stored = image[0][line.clone()] != before[0][line.clone()];
-        if was_stored {
-            image[0][line.clone()].copy_from_slice(&before[0][line]);
-        } else {
-            image[0][line].fill(0);
-        }
-    }
+    let newest = [0x2000, 0x3000].into_iter().max_by_key(|&line| u64_at(&image[0], line + 8)).unwrap_or_default();
+    image[0][newest..newest + 64].fill(0);
     image[0][0x1_8000 + 256 + 100] ^= 1;
     let (_, found) = Store::open_on(SimDisk::new(64, image).media(), &options()).map_err(said)?;
     match found.outcome {
