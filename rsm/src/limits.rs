@@ -2,7 +2,7 @@
 
 /// Ops in one entry: beyond some hundreds a batch gains nothing.
 pub const BATCH_MAX_OPS: usize = 1024;
-/// Commands of one entry, bytes: a quarter of a frame on the wire.
+/// Commands of one entry, bytes: a quarter of a frame on the wire. Less where a sixteenth of the log's room is less.
 pub const BATCH_MAX_BYTES: usize = 512 << 10;
 /// One command, bytes.
 pub const COMMAND_MAX_BYTES: usize = 64 << 10;

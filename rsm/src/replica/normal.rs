@@ -45,9 +45,15 @@ impl<M: StateMachine> Replica<M> {
         self.log.bytes() <= self.settings.log_capacity_bytes / 4 * 3
     }
 
+    /// A bound on a batch or message, for a small log: a member takes one while an eighth of its log's room is left.
+    pub(super) fn within_room(&self, bytes: usize) -> usize {
+        bytes.min(self.settings.log_capacity_bytes / 16)
+    }
+
     /// All that waits becomes batches, as many as the window takes; what does not fit makes the next batch larger.
     pub(super) fn form_batches(&mut self, now: Micros, out: &mut Output) {
         let view = self.view_number();
+        let batch_max_bytes = self.within_room(BATCH_MAX_BYTES);
         let mut formed = false;
         loop {
             let in_flight = self.log.count_after(self.commit.op);
@@ -59,7 +65,7 @@ impl<M: StateMachine> Replica<M> {
             }
             let mut commands = Vec::new();
             let mut bytes = 0;
-            while commands.len() < BATCH_MAX_OPS && bytes < BATCH_MAX_BYTES {
+            while commands.len() < BATCH_MAX_OPS && bytes < batch_max_bytes {
                 let waiting = if has_room { &mut primary.waiting } else { &mut Default::default() };
                 let Some(command) = primary.urgent.pop_front().or_else(|| waiting.pop_front()) else { break };
                 bytes += command.bytes.len();
@@ -86,6 +92,7 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn send_appends(&mut self, now: Micros, out: &mut Output) {
         let view = self.view_number();
         let commit = self.commit;
+        let message_max_bytes = self.within_room(MESSAGE_MAX_BYTES);
         let Role::Primary(primary) = &mut self.role else { return };
         if primary.barrier().is_none() {
             return;
@@ -96,7 +103,7 @@ impl<M: StateMachine> Replica<M> {
                 && progress.has_room()
                 && self.log.contains(progress.sent)
             {
-                let entries = self.log.after(progress.sent, MESSAGE_MAX_BYTES);
+                let entries = self.log.after(progress.sent, message_max_bytes);
                 let Some(last) = entries.last().map(|entry| entry.viewstamp) else { break };
                 if progress.outstanding.is_empty() {
                     progress.moved_at = now;

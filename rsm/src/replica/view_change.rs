@@ -150,7 +150,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         if self.log.contains(after) {
-            let entries = self.log.after(after, MESSAGE_MAX_BYTES);
+            let entries = self.log.after(after, self.within_room(MESSAGE_MAX_BYTES));
             return self.send(from, Message::Entries { view, previous: after, entries }, out);
         }
         match self.log.floor(after) {

@@ -17,19 +17,29 @@ pub struct RecordWriter<S> {
     written: Token,
     /// The last record known durable.
     durable: Token,
+    has_failed: bool,
 }
 
 impl<S: RecordStore> RecordWriter<S> {
     /// Counts from this store's opening.
     pub fn new(store: S) -> Self {
-        RecordWriter { store, written: 0, durable: 0 }
+        RecordWriter { store, written: 0, durable: 0, has_failed: false }
     }
 
     /// Makes the records durable, in order; tells after each flush how far that is.
     ///
     /// # Errors
-    /// The store cannot be written. Nothing may be written to it any more, and nothing beyond what was told counts.
-    pub fn carry_out(&mut self, records: &[Record], mut durable: impl FnMut(Token)) -> Result<(), nvm_log::Error> {
+    /// The store cannot be written. Nothing is written to it any more, and nothing beyond what was told counts.
+    pub fn carry_out(&mut self, records: &[Record], durable: impl FnMut(Token)) -> Result<(), nvm_log::Error> {
+        if self.has_failed {
+            return Err(nvm_log::Error::Poisoned); // what was half done must not be gone on with
+        }
+        let result = self.write_all(records, durable);
+        self.has_failed = result.is_err();
+        result
+    }
+
+    fn write_all(&mut self, records: &[Record], mut durable: impl FnMut(Token)) -> Result<(), nvm_log::Error> {
         let mut superseded = 0;
         for (index, record) in records.iter().enumerate() {
             let next = records.get(index + 1);
@@ -241,6 +251,14 @@ pub(super) mod tests {
         let mut writer = RecordWriter::new(Journal::failing_at("flush"));
         let result = writer.carry_out(&[append(1)], |token| panic!("{token} was reported"));
         assert!(matches!(result, Err(nvm_log::Error::Poisoned)));
+    }
+
+    #[test]
+    fn after_an_error_nothing_is_written_any_more() {
+        let mut writer = RecordWriter::new(Journal::failing_at("append 1"));
+        assert!(writer.carry_out(&[append(1)], |_| {}).is_err());
+        assert!(writer.carry_out(&[append(2)], |_| {}).is_err());
+        assert_eq!(writer.store.calls, [""; 0]);
     }
 
     fn view() -> crate::View {
