@@ -4,7 +4,8 @@
 //! written earlier. Log frames of one group may reach the medium in any order before their flush: none of them was reported,
 //! and the log's chain lets recovery take only a prefix. A control record lives elsewhere, so nothing orders it with frames
 //! but a flush: one stands between them, on both sides. Of control records that follow each other directly the last is enough, for it
-//! replaces the others. After an error nothing is written or reported any more.
+//! replaces the others. A prefix of the log is given back after the snapshot that covers it is durable, and before that is reported: the core
+//! counts on the room from then on. After an error nothing is written or reported any more.
 
 use super::store::RecordStore;
 use crate::{Record, Token};
@@ -73,14 +74,18 @@ impl<S: RecordStore> RecordWriter<S> {
             Record::Install { image, keep_suffix, control } => self.store.install(image, *keep_suffix, control)?,
             Record::Append(_) | Record::TruncateAfter { .. } => {}
         }
-        self.written += count;
-        self.flush(durable)?;
-        match record {
-            Record::Snapshot { release, .. } if *release > 0 => self.store.release_prefix(*release),
-            // What it covers is gone for the core, which counts on the room.
-            Record::Install { image, keep_suffix: true, .. } => self.store.release_prefix(image.viewstamp.op),
-            _ => Ok(()),
+        let released = match record {
+            Record::Snapshot { release, .. } => *release,
+            // What it covers is gone for the core.
+            Record::Install { image, keep_suffix: true, .. } => image.viewstamp.op,
+            _ => 0,
+        };
+        if released > 0 {
+            self.store.flush()?;
+            self.store.release_prefix(released)?;
         }
+        self.written += count;
+        self.flush(durable)
     }
 
     /// Closes the store, in good order.
@@ -204,9 +209,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_prefix_is_released_only_after_the_snapshot_is_durable() {
+    fn a_prefix_is_released_after_the_snapshot_is_durable_and_before_that_is_reported() {
         let records = [append(1), Record::Snapshot { image: image(1), release: 7 }, append(2)];
-        let expected = "append 1, flush, snapshot 1, flush, release 7, append 2, flush | [1, 2, 3]";
+        let expected = "append 1, flush, snapshot 1, flush, release 7, flush, append 2, flush | [1, 2, 3]";
         assert_eq!(trace(&records), expected);
         assert_eq!(trace(&[Record::Snapshot { image: image(1), release: 0 }]), "snapshot 1, flush | [1]");
     }
@@ -225,14 +230,14 @@ pub(super) mod tests {
     #[test]
     fn an_installed_snapshot_is_durable_before_what_follows() {
         let install = Record::Install { image: image(5), keep_suffix: true, control: Control::default() };
-        assert_eq!(trace(&[install, append(6)]), "install 5 true, flush, release 5, append 6, flush | [1, 2]");
+        assert_eq!(trace(&[install, append(6)]), "install 5 true, flush, release 5, flush, append 6, flush | [1, 2]");
     }
 
     #[test]
     fn an_installed_snapshot_frees_the_room_of_what_it_covers_where_the_log_stays() {
         // The simulator found it: a witness without room took a snapshot to get some, and its log was full a little later.
         let install = |keep_suffix| Record::Install { image: image(5), keep_suffix, control: Control::default() };
-        assert_eq!(trace(&[install(true)]), "install 5 true, flush, release 5 | [1]");
+        assert_eq!(trace(&[install(true)]), "install 5 true, flush, release 5, flush | [1]");
         assert_eq!(trace(&[install(false)]), "install 5 false, flush | [1]");
     }
 
