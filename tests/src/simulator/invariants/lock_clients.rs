@@ -31,8 +31,8 @@ pub(crate) enum Owed {
     Return(LockName),
     /// It stays cached: a former tenure was meant.
     Nothing(LockName),
-    /// It is given up, if it can be.
-    Yield(LockName),
+    /// It is given up, if it can be; because of a revoke, or because its tenure was ended.
+    Yield { name: LockName, is_revoked: bool },
 }
 
 impl Conduct {
@@ -108,8 +108,10 @@ impl Invariants {
             let about = notices.iter().filter(|other| other.name() == name);
             owed.extend(match lock_of(session, name) {
                 Some(lock) if lock.is_idle() => {
+                    let is_revoked = about.clone().all(|other| matches!(other, Notice::Revoke { .. }));
                     let is_wanted = about.into_iter().any(|other| self.is_about(session.id(), other));
-                    Some(if is_wanted { Owed::Yield(name.clone()) } else { Owed::Nothing(name.clone()) })
+                    let name = name.clone();
+                    Some(if is_wanted { Owed::Yield { name, is_revoked } } else { Owed::Nothing(name) })
                 }
                 None => Some(Owed::Return(name.clone())),
                 Some(lock) if lock.is_unknown() => Some(Owed::Return(name.clone())),
@@ -150,8 +152,8 @@ pub(crate) fn is_paid(
                 let detail = format!("session {}: {name}", session.id());
                 return Err(Violation::new("a revoke ends the tenure that it names, and no other", detail));
             }
-            Owed::Yield(name) if !lock(name).is_some_and(CachedLock::is_idle) => {
-                if let Some(now_ns) = kept_alive_ns {
+            Owed::Yield { name, is_revoked } if !lock(name).is_some_and(CachedLock::is_idle) => {
+                if let Some(now_ns) = kept_alive_ns.filter(|_| *is_revoked) {
                     conduct.dead_callback_ns.get_or_insert(now_ns + CALLBACK_GRACE_NS);
                 }
             }
