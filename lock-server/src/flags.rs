@@ -159,6 +159,7 @@ impl ServeFlags {
     fn backend(&self, data_dir: &Path) -> Result<Backend, String> {
         match (is_in_memory(data_dir), self.allow_volatile) {
             (false, _) => Ok(Backend::File),
+            (true, true) if self.durability == Durability::FullSs => Ok(Backend::File),
             (true, true) => Ok(Backend::Shm),
             (true, false) => Err(format!(
                 "{} is in memory and does not survive a loss of power: choose another directory, or say --allow-volatile",
@@ -248,6 +249,20 @@ mod tests {
         let other = [&plain[..], &["--listen", "c:3"]].concat();
         assert_eq!(settings(&other).expect("right").listen.to_string(), "c:3");
         assert!(matches!(flags(&["dev"]).expect("right").command, Some(Command::Dev(_))));
+    }
+
+    #[test]
+    fn full_ss_is_in_files_on_a_disk_in_memory_too() {
+        let shared = Path::new(SHARED_MEMORY);
+        if !is_in_memory(shared) {
+            eprintln!("SKIPPED: {SHARED_MEMORY} is not in memory");
+            return;
+        }
+        let backend = |mode| {
+            let plain = ["--id", "1", "--cluster", "1=a:1", "--allow-volatile", "--data-dir", SHARED_MEMORY];
+            settings(&[&plain[..], &["--durability", mode]].concat()).expect("right").node.backend
+        };
+        assert_eq!((backend("nvm"), backend("full-ss")), (Backend::Shm, Backend::File));
     }
 
     #[test]

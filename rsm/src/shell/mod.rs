@@ -40,6 +40,7 @@ mod node;
 mod peer_tests;
 mod peers;
 mod record_writer;
+mod rejoin;
 mod replica_thread;
 mod stable_control;
 mod store;

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use nvm_log::{Backend, Options};
 use tokio::sync::watch;
@@ -21,6 +22,7 @@ use super::link::{Link, LinkContext, Links};
 use super::log_writer::{self, Writer};
 use super::peers::Peers;
 use super::record_writer::RecordWriter;
+use super::rejoin::Rejoin;
 use super::replica_thread::{Clock, ReplicaThread, ThreadState};
 use super::store::{self, RecordStore};
 use super::volatile_store::{EpochStore, RingStore};
@@ -170,6 +172,7 @@ impl Node {
         runtime: tokio::runtime::Handle,
     ) -> Result<(Node, Handle), StartError> {
         check(&settings)?;
+        let began = Instant::now();
         let NodeSettings { member, data_dir, memory_dir, backend, ring_bytes, .. } = &settings;
         match settings.durability {
             Durability::Nvm | Durability::FullSs => {
@@ -178,24 +181,25 @@ impl Node {
                 let log_bytes = store.ring_bytes();
                 let opened =
                     Opened { name: store.backend(), inline: *backend == Backend::Shm, log_bytes, store, recovered };
-                Node::start_on(opened, settings, application, runtime)
+                Node::start_on(opened, began, settings, application, runtime)
             }
             Durability::EpochSs => {
                 let (store, recovered) = EpochStore::open(data_dir, *member)?;
                 let opened = Opened { name: "memory".into(), inline: true, log_bytes: *ring_bytes, store, recovered };
-                Node::start_on(opened, settings, application, runtime)
+                Node::start_on(opened, began, settings, application, runtime)
             }
             Durability::Ring => {
                 let (store, recovered) = RingStore::open(data_dir, memory_dir, *ring_bytes, *member)?;
                 let name = "shared memory".into();
                 let opened = Opened { name, inline: true, log_bytes: store.log_bytes(), store, recovered };
-                Node::start_on(opened, settings, application, runtime)
+                Node::start_on(opened, began, settings, application, runtime)
             }
         }
     }
 
     fn start_on<A: Application, S: RecordStore>(
         opened: Opened<S>,
+        began: Instant,
         settings: NodeSettings,
         application: A,
         runtime: tokio::runtime::Handle,
@@ -239,6 +243,7 @@ impl Node {
             links,
             status: status_sender,
             break_points,
+            rejoin: Rejoin::new(began, found.last.op),
             state: ThreadState::new(found.entered, found.last),
         };
         let replica_thread = spawn("replica", move || supervise(thread, log_writer, &inbox, &ended_sender))?;

@@ -18,6 +18,7 @@ use super::break_point::{BreakPoint, BreakPoints};
 use super::inbox::{Ending, Inbox, Request};
 use super::link::Links;
 use super::log_writer::Writer;
+use super::rejoin::Rejoin;
 use super::store::RecordStore;
 use crate::{Application, Input, MemberId, Message, Micros, Output, Record, Replica, Send, Status, Token, Viewstamp};
 
@@ -54,6 +55,7 @@ pub(super) struct ReplicaThread<A, S> {
     pub(super) links: Links,
     pub(super) status: watch::Sender<Arc<Status>>,
     pub(super) break_points: Arc<BreakPoints>,
+    pub(super) rejoin: Rejoin,
     pub(super) state: ThreadState,
 }
 
@@ -130,6 +132,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
         match request {
             Request::Message { cluster, from, message, .. } => {
                 self.watch_incoming(&message);
+                self.rejoin.on_heard(&message);
                 self.step(Input::Message { cluster, from, message });
             }
             Request::Submit { command, urgent, reply } => {
@@ -226,6 +229,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
         let mut control_changed = false;
         for record in records {
             self.state.given += 1;
+            self.rejoin.on_record(record);
             match record {
                 Record::Control(control) | Record::Install { control, .. } => {
                     control_changed = true;
@@ -265,6 +269,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
         if changed || now - self.state.status_at >= STATUS_MAX_AGE {
             self.state.status_at = now;
             let status = self.replica.status();
+            self.rejoin.look(&status);
             self.status.send_if_modified(|published| {
                 let differs = **published != status;
                 if differs {
@@ -275,8 +280,9 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
         }
     }
 
-    fn send(&self, to: MemberId, message: Message) {
+    fn send(&mut self, to: MemberId, message: Message) {
         self.watch_outgoing(&message);
+        self.rejoin.on_sent(&message);
         self.links.send(to, message);
     }
 }

@@ -87,6 +87,7 @@ fn bench() -> Bench {
         writer: Writer::Thread(writer),
         links,
         break_points,
+        rejoin: Rejoin::new(Instant::now(), 0),
         state: ThreadState::default(),
     };
     Bench { thread, groups, link }

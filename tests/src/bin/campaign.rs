@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use plumeria_tests::campaign::{
     ClientSettings, Entered, Fault, Ground, Report, RoundSettings, enter, run_client, run_round,
 };
+use rsm::Durability;
 use tokio::signal::unix::{SignalKind, signal};
 
 const FALL_BACK_MINUTES: f64 = 0.5;
@@ -38,6 +39,9 @@ struct Arguments {
     /// Whether the last member of three or more is a witness; drawn, if it is not said.
     #[arg(long)]
     witness: Option<bool>,
+    /// What members' logs and snapshots are on: nvm, full-ss, epoch-ss or ring; drawn, if it is not given.
+    #[arg(long, value_name = "MODE")]
+    durability: Option<Durability>,
     /// Only these faults.
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Fault>,
@@ -139,6 +143,7 @@ async fn run(arguments: &Arguments, space: Option<plumeria_tests::campaign::Spac
             seed,
             members: arguments.members,
             witness: arguments.witness,
+            durability: arguments.durability,
             only: arguments.only.clone(),
             time: Duration::from_secs(arguments.round_seconds),
             aloud: arguments.verbose,
@@ -169,6 +174,9 @@ fn again(arguments: &Arguments) -> String {
     }
     if let Some(witness) = arguments.witness {
         flags += &format!(" --witness {witness}");
+    }
+    if let Some(mode) = arguments.durability {
+        flags += &format!(" --durability {mode}");
     }
     if !arguments.only.is_empty() {
         let only: Vec<String> = arguments.only.iter().map(Fault::to_string).collect();

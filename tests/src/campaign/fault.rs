@@ -1,6 +1,7 @@
 //! What the nemesis can do, and what its partitions look like.
 
 use clap::ValueEnum;
+use rsm::Durability;
 
 use super::network::{Link, Shape};
 use crate::simulator::dice::{Dice, MILLION};
@@ -14,6 +15,8 @@ pub enum Fault {
     KillPrimary,
     /// All members are, at once.
     KillAll,
+    /// A member is killed, and what its host had in memory is gone.
+    KillHost,
     /// A member is stopped (SIGSTOP) for longer than the clients' lease, and goes on.
     Stop,
     /// The primary is.
@@ -79,9 +82,24 @@ impl Fault {
         self.is_of_stores() && self != Fault::LostStore
     }
 
-    /// Whether it makes sense with so many members.
-    pub(crate) fn suits(self, members: usize) -> bool {
+    /// Whether what the log of a member is on is lost with it.
+    pub(crate) fn forgets(self, mode: Durability) -> bool {
+        use Fault::*;
+        match mode {
+            Durability::Nvm | Durability::FullSs => matches!(self, LostStore | ReplaceMember),
+            Durability::Ring => matches!(self, LostStore | ReplaceMember | KillHost),
+            // A member on a full disk, or off the list, ends by itself.
+            Durability::EpochSs => {
+                matches!(self, LostStore | ReplaceMember | RemoveMember | Kill | KillPrimary | FullDisk)
+            }
+        }
+    }
+
+    /// Whether it makes sense with so many members in this mode.
+    pub(crate) fn suits(self, members: usize, mode: Durability) -> bool {
         match self {
+            Fault::KillAll => mode != Durability::EpochSs,
+            Fault::KillHost => mode == Durability::Ring && members >= 3,
             Fault::Chain | Fault::LostStore | Fault::ReplaceMember => members >= 3,
             Fault::RollingRestart | Fault::Split | Fault::RemoveMember => members > 1,
             _ => true,

@@ -12,6 +12,8 @@
 //! - When everything is healed all members come in sync, with one state at one op; every client is granted something, finishes what
 //!   it began, and closes; no member has ended that was not killed, or logged an error (`round.rs`).
 //!
+//! Each round is in one of the durability modes ([`rsm::Durability`]), in which the nemesis does what the mode is to survive.
+//!
 //! [`Fault`] is what is done, `nemesis.rs` does it, one seed for each round. `space.rs` makes namespaces that vanish with the
 //! campaign; `network.rs` is the switch between them, on which every link in each direction is cut, slowed, lossy or in disorder as
 //! the nemesis likes. `operator.rs` has members added, removed and replaced meanwhile. Where there are no namespaces a campaign on
@@ -28,7 +30,10 @@
 //!   added at an address of its own, and replaced at the one that it had.
 //! - A search that gives up leaves a round undecided; the report counts those. What is certain without a search is looked at in all.
 //! - A full disk is a small one, filled by another's file; a member on it may stop, and is started again.
-//! - Machines do not lose power here: what was written is there after a kill, flushed or not. Lost flushes are the simulator's part.
+//! - Machines do not lose power here: what was written is there after a kill, flushed or not. Lost flushes are the simulator's part. What a
+//!   host has in memory is lost where a mode keeps a log there, by the removal of its directory.
+//! - Where logs are in memory a member loses its own only while all others are in sync, and three at least. A majority that loses its memory
+//!   at once is more than those modes survive; that they then found no second cluster is a test of rsm.
 
 mod calls;
 mod client;

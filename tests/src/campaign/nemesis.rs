@@ -1,7 +1,8 @@
 //! Who does it: one step after the other, each a fault or two, held for a while, and undone.
 //!
 //! What a step may do is limited by what the service promises: it never takes a store from a member unless all members are in sync, because
-//! two lost stores of three are more than it survives; and of what changes who is a member with which store there is one at a time.
+//! two lost stores of three are more than it survives; and of what changes who is a member with which store there is one at a time. What takes
+//! a store depends on the durability mode: where logs are in memory each end of a process does, or of a host (see [`Fault::forgets`]).
 //! The changes of the list themselves are in `operator.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use lock_client::MemberStatus;
+use rsm::Durability;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -22,9 +24,11 @@ use crate::simulator::dice::{Dice, MILLION};
 
 /// A flapping link changes after at least and at most so many ms.
 const FLAP_MS: (u64, u64) = (50, 500);
-/// A member in a rolling restart is waited for at most so long.
+/// A member in a rolling restart, or all of them, are waited for at most so long.
 const BACK_MAX: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(50);
+/// With fewer members nobody can lose what it has.
+const MEMBERS_MIN: usize = 3;
 
 /// What is to be done about a fault when its time is over.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +59,8 @@ pub(crate) struct Scene<'a> {
     stopped: BTreeSet<u64>,
     /// Members whose disk was full: they may end by themselves.
     pub(crate) starved: BTreeSet<u64>,
+    /// Members that may end any time because their disk is full, and forget what they have.
+    full: BTreeSet<u64>,
     flapping: Option<Shape>,
     /// A change of the list that is asked for.
     pub(super) errand: Option<Errand>,
@@ -87,6 +93,7 @@ impl<'a> Scene<'a> {
             next_client: 1,
             stopped: BTreeSet::new(),
             starved: BTreeSet::new(),
+            full: BTreeSet::new(),
             flapping: None,
             errand: None,
             asked_about: BTreeSet::new(),
@@ -106,8 +113,8 @@ impl<'a> Scene<'a> {
 
     /// A fault or two from these, held and undone.
     pub(crate) async fn step(&mut self, among: &[Fault]) -> Checked<()> {
-        let members = self.cluster.listed().len();
-        let among: Vec<Fault> = among.iter().copied().filter(|fault| fault.suits(members)).collect();
+        let (members, mode) = (self.cluster.listed().len(), self.cluster.durability());
+        let among: Vec<Fault> = among.iter().copied().filter(|fault| fault.suits(members, mode)).collect();
         if among.is_empty() {
             return Ok(());
         }
@@ -155,7 +162,8 @@ impl<'a> Scene<'a> {
 
     async fn strike(&mut self, fault: Fault) -> Checked<Vec<Undo>> {
         let running: Vec<u64> = self.cluster.live().into_iter().filter(|id| !self.stopped.contains(id)).collect();
-        if running.is_empty() {
+        let forgets = fault.forgets(self.cluster.durability());
+        if running.is_empty() || (forgets && !self.may_forget().await) {
             return Ok(Vec::new());
         }
         let any = *self.dice.pick(&running);
@@ -167,6 +175,11 @@ impl<'a> Scene<'a> {
         let undo = match fault {
             Fault::Kill | Fault::KillPrimary => {
                 self.kill(&[member]).await?;
+                vec![Undo::Launch(member)]
+            }
+            Fault::KillHost => {
+                self.kill(&[member]).await?;
+                self.cluster.forget(member)?;
                 vec![Undo::Launch(member)]
             }
             Fault::KillAll => {
@@ -191,11 +204,13 @@ impl<'a> Scene<'a> {
             Fault::FullDisk if !self.disks.are_small() => return Ok(Vec::new()),
             Fault::FullDisk => {
                 self.starved.insert(member);
+                if forgets {
+                    self.full.insert(member);
+                }
                 fill(&self.cluster.disk(member).join("filler"))?;
                 vec![Undo::EmptyDisk(member)]
             }
             Fault::RollingRestart => self.roll().await?,
-            Fault::LostStore if !self.all_in_sync().await => return Ok(Vec::new()),
             Fault::LostStore => {
                 self.kill(&[member]).await?;
                 self.empty(member)?;
@@ -248,7 +263,8 @@ impl<'a> Scene<'a> {
     async fn roll(&mut self) -> Checked<Vec<Undo>> {
         for id in self.cluster.live() {
             // One that was started just now cannot obey yet, and one that is cut off for ever is not waited for.
-            if self.stopped.contains(&id) || !self.cluster.listed().contains(&id) || !self.is_back(id).await {
+            let is_member = self.cluster.listed().contains(&id) && !self.stopped.contains(&id);
+            if !is_member || !self.is_back(id).await || !self.may_rest().await {
                 continue;
             }
             self.cluster.send(id, Blow::Term)?;
@@ -261,6 +277,28 @@ impl<'a> Scene<'a> {
             }
         }
         Ok(Vec::new())
+    }
+
+    /// Whether one more member may be stopped in good order. Without memory it needs the others, which have its.
+    async fn may_rest(&self) -> bool {
+        let mode = self.cluster.durability();
+        if !mode.is_volatile() {
+            return true;
+        }
+        let until = Instant::now() + BACK_MAX;
+        while Instant::now() < until {
+            let is_kept = mode == Durability::Ring && self.all_in_sync().await;
+            if is_kept || self.may_forget().await {
+                return true;
+            }
+            sleep(POLL).await;
+        }
+        false
+    }
+
+    /// Whether one member may lose what it has: all others have theirs, and none is about to lose it.
+    async fn may_forget(&self) -> bool {
+        self.cluster.listed().len() >= MEMBERS_MIN && self.full.is_empty() && self.all_in_sync().await
     }
 
     async fn is_back(&self, id: u64) -> bool {
@@ -284,7 +322,10 @@ impl<'a> Scene<'a> {
                 Undo::Continue(id) if !self.stopped.remove(&id) => {}
                 Undo::Continue(id) => self.cluster.signal(id, Signal::CONT)?,
                 Undo::ContinueClient(slot) => self.clients[slot].signal(Signal::CONT)?,
-                Undo::EmptyDisk(id) => std::fs::remove_file(self.cluster.disk(id).join("filler"))?,
+                Undo::EmptyDisk(id) => {
+                    std::fs::remove_file(self.cluster.disk(id).join("filler"))?;
+                    self.full.remove(&id);
+                }
             }
             self.note(&format!("over: {undo:?}"));
         }

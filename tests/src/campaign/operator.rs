@@ -2,7 +2,8 @@
 //!
 //! Why no round asks for more than is promised: a store is emptied only where it is lost while all others are whole, or when its
 //! member said at its end that the list has no place for it *and* somebody on the list serves in that view or a later one.
-//! Until then the store may hold a vote that the others need, and its process is started again.
+//! Until then the store may hold a vote that the others need, and its process is started again. Where logs are in memory the end of a
+//! removed member's process loses its own, so there a removal counts as such a loss.
 //!
 //! Who may end by itself is exactly who says why ([`farewell`]), and only if its removal was asked for. What the list is, the
 //! members say: a change that nobody answered may have been made.

@@ -11,6 +11,8 @@ use super::fault::Fault;
 pub struct Report {
     /// Clusters.
     pub rounds: u64,
+    /// How many in each durability mode.
+    pub modes: BTreeMap<String, u64>,
     /// How often each was done.
     pub faults: BTreeMap<Fault, u64>,
     /// In the histories that were checked.
@@ -53,6 +55,9 @@ impl Report {
     /// Adds another round's.
     pub fn add(&mut self, other: &Report) {
         self.rounds += other.rounds;
+        for (mode, count) in &other.modes {
+            *self.modes.entry(mode.clone()).or_default() += count;
+        }
         for (fault, count) in &other.faults {
             *self.faults.entry(*fault).or_default() += count;
         }
@@ -78,13 +83,15 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let modes: Vec<String> = self.modes.iter().map(|(mode, count)| format!("{mode} {count}")).collect();
         let faults: Vec<String> = self.faults.iter().map(|(fault, count)| format!("{fault} {count}")).collect();
         write!(
             f,
-            "{} rounds, {} histories linearizable, {} undecided, {} operations; faults: {}; {} calls, {} granted, {} sessions; stores: {} writes, {} refused; probe: {} locks; {} views, {} changes of the list, {} starts; \
+            "{} rounds ({}), {} histories linearizable, {} undecided, {} operations; faults: {}; {} calls, {} granted, {} sessions; stores: {} writes, {} refused; probe: {} locks; {} views, {} changes of the list, {} starts; \
              {} packets, {} dropped, {} twice, {} held back; \
              longest without service {:.1?}, longest until in sync {:.1?}",
             self.rounds,
+            modes.join(", "),
             self.rounds - self.undecided,
             self.undecided,
             self.operations,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use rsm::Durability;
 use tokio::time::{Instant, sleep};
 
 use super::fault::Fault;
@@ -14,7 +15,7 @@ use super::nemesis::Scene;
 use super::network::Network;
 use super::probe::Probe;
 use super::report::Report;
-use crate::lab::{Checked, Cluster, Failure, view, views};
+use crate::lab::{Checked, Cluster, Failure, has_shared_memory, view, views};
 use crate::linearizability::locks::{self, View};
 use crate::simulator::dice::Dice;
 
@@ -37,6 +38,8 @@ pub struct RoundSettings {
     pub members: Option<u64>,
     /// Whether the last member of three or more is a witness; or drawn.
     pub witness: Option<bool>,
+    /// What members' logs are on; or drawn.
+    pub durability: Option<Durability>,
     /// Only these; all if it is empty.
     pub only: Vec<Fault>,
     /// For how long there are faults.
@@ -83,7 +86,8 @@ pub async fn run_round(settings: &RoundSettings, ground: &Ground) -> Result<Repo
     });
     outcome.map_err(|failure| {
         let evidence = settings.evidence.join(format!("seed-{}", settings.seed));
-        let what = format!("{failure} (seed {}, {size} members on {})", settings.seed, scene.disks.kind);
+        let (mode, disks) = (scene.cluster.durability(), scene.disks.kind);
+        let what = format!("{failure} (seed {}, {size} members, {mode} on {disks})", settings.seed);
         if let Err(error) = keep(&evidence, &what, &scene) {
             eprintln!("the evidence cannot be kept in {}: {error}", evidence.display());
         }
@@ -95,6 +99,7 @@ async fn found<'a>(settings: &RoundSettings, ground: &'a Ground, size: u64, dice
     let witness = settings.witness.unwrap_or(dice.below(3) == 0) && size >= 3;
     let mut cluster = Cluster::new(&settings.server, ground.places(size, witness, dice)?)?;
     cluster.list(1..=size);
+    cluster.set_durability(settings.durability.unwrap_or(draw_mode(dice)))?;
     let disks = ground.disks(&cluster, dice)?;
     for id in 1..=size {
         cluster.launch(id)?;
@@ -114,6 +119,13 @@ async fn found<'a>(settings: &RoundSettings, ground: &'a Ground, size: u64, dice
         scene.clients.push(client);
     }
     Ok(scene)
+}
+
+fn draw_mode(dice: &mut Dice) -> Durability {
+    match *dice.pick(&Durability::ALL) {
+        Durability::Ring if !has_shared_memory() => Durability::default(),
+        mode => mode,
+    }
 }
 
 async fn torment(settings: &RoundSettings, scene: &mut Scene<'_>) -> Checked<Report> {
@@ -164,6 +176,7 @@ async fn torment(settings: &RoundSettings, scene: &mut Scene<'_>) -> Checked<Rep
     };
     Ok(Report {
         rounds: 1,
+        modes: [(scene.cluster.durability().to_string(), 1)].into(),
         faults: scene.faults.clone(),
         operations: history.len() as u64,
         calls: book.calls.count,

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use rustix::process::geteuid;
 use tokio_tun::Tun;
 
-use crate::lab::{Checked, Failure};
+use crate::lab::{Checked, Failure, has_shared_memory};
 
 /// Set inside, to what was asked for.
 const INSIDE: &str = "PLUMERIA_CAMPAIGN_INSIDE";
@@ -79,6 +79,9 @@ fn leave_for_inside() -> String {
 /// Makes the new namespaces habitable, and finds out what works in them.
 fn settle() -> Checked<Space> {
     run("mount", &["-t", "tmpfs", "none", "/run"])?;
+    if has_shared_memory() {
+        run("mount", &["-t", "tmpfs", "none", "/dev/shm"])?;
+    }
     run("ip", &["link", "set", "lo", "up"])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tried = runtime.block_on(async { Tun::builder().name("trial").build() });

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::address::own_address;
+use super::durability::Kept;
 use super::failure::{Checked, Failure, wrong};
 
 /// Whatever has to happen happens within this, on a slow and busy machine too.
@@ -75,6 +76,8 @@ pub struct Cluster {
     members: BTreeMap<u64, Option<Child>>,
     /// Who counts as a member; the others are spares.
     listed: BTreeSet<u64>,
+    /// What logs and snapshots are on.
+    pub(super) kept: Kept,
 }
 
 impl Cluster {
@@ -105,13 +108,21 @@ impl Cluster {
     /// # Errors
     /// The system refuses a directory.
     pub fn new(server: &Path, places: BTreeMap<u64, Place>) -> Checked<Cluster> {
-        let dir = TempDir::with_prefix("plumeria-lab-")?;
+        Cluster::new_in(&std::env::temp_dir(), server, places)
+    }
+
+    /// The same, with all they write below this directory.
+    ///
+    /// # Errors
+    /// The system refuses a directory.
+    pub fn new_in(above: &Path, server: &Path, places: BTreeMap<u64, Place>) -> Checked<Cluster> {
+        let dir = TempDir::with_prefix_in("plumeria-lab-", above)?;
         for id in places.keys() {
             std::fs::create_dir(dir.path().join(format!("member-{id}")))?;
         }
         let members = places.keys().map(|id| (*id, None)).collect();
         let listed = places.keys().copied().collect();
-        Ok(Cluster { server: server.to_path_buf(), dir, places, members, listed })
+        Ok(Cluster { server: server.to_path_buf(), dir, places, members, listed, kept: Kept::default() })
     }
 
     /// How a member is to be started next; a witness stays one.
@@ -182,7 +193,8 @@ impl Cluster {
             .arg(format!("--cluster={}", list.join(",")))
             .arg(format!("--data-dir={}", self.data_dir(id).display()))
             .arg(format!("--test-control={}:{}", place.host, port(CONTROL_PORT, id)))
-            .args(["--log-mib=4", "--allow-volatile", "--insecure-listen-anywhere"])
+            .args(["--allow-volatile", "--insecure-listen-anywhere"])
+            .args(self.kept.flags(id))
             .env("LOCK_SERVER_PARENT", std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -192,15 +204,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Removes a dead member's directory, if it has one: what it knew is lost.
+    /// Removes a dead member's directory, if it has one, and its host's memory: what it knew is lost.
     ///
     /// # Errors
     /// The system does not let it.
     pub fn wipe(&self, id: u64) -> Checked<()> {
-        match std::fs::remove_dir_all(self.data_dir(id)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
+        self.forget(id)?;
+        remove(&self.data_dir(id))
     }
 
     /// Stops a member, and waits until it is gone.
@@ -351,6 +361,14 @@ impl Drop for Cluster {
             drop(child.kill());
             drop(child.wait());
         }
+    }
+}
+
+/// Removes a directory, if there is one.
+pub(super) fn remove(dir: &Path) -> Checked<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
