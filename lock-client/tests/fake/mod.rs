@@ -73,19 +73,15 @@ impl Table {
                 self.executed.insert((session, *acquire), Outcome::Gone);
                 Outcome::Cancelled
             }
-            Command::Upgrade { token, .. } => {
-                let is_alone = entry.holders.len() == 1 && entry.queue.is_empty() && entry.forced.is_empty();
-                match entry.holders.iter_mut().find(|(place, held)| place.0 == session && held == token) {
-                    None => Outcome::NotHeld,
-                    Some((place, _)) if place.2 == Mode::Exclusive => Outcome::Upgraded { token: *token },
-                    Some(_) if !is_alone => Outcome::NotUpgraded,
-                    Some(holder) => {
-                        self.ops += 1;
-                        *holder = ((session, number, Mode::Exclusive), FencingToken(self.ops));
-                        Outcome::Upgraded { token: FencingToken(self.ops) }
-                    }
+            Command::Upgrade { token, .. } => match entry.holders.as_mut_slice() {
+                [((holder, ..), held)] if (*holder, *held) != (session, *token) => Outcome::NotHeld,
+                [holder] if entry.queue.is_empty() && entry.forced.is_empty() => {
+                    self.ops += 1;
+                    *holder = ((session, number, Mode::Exclusive), FencingToken(self.ops));
+                    Outcome::Upgraded { token: holder.1 }
                 }
-            }
+                _ => Outcome::NotUpgraded,
+            },
             Command::Downgrade { token, .. } => {
                 match entry.holders.iter_mut().find(|(place, held)| place.0 == session && held == token) {
                     Some((place, _)) => {

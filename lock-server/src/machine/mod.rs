@@ -50,7 +50,7 @@
 //! - One name per request: sets of locks and recovery of a dead holder's log are not there. They would be appended to [`Op`] and to the wire's commands.
 //! - A group of shared waiters is granted in one op, however large.
 //! - Tenures with one token (shared ones, granted by one op) are ended by force together, in one op, however many.
-//! - Who is of a release that does not know an op executes nothing for it: force is to be used when all members know it.
+//! - Who is of a release that does not know an op executes nothing for it: force and upgrades are to be used when all members know them.
 //! - [`Limits`] are fixed when the machine is made; there is no op that changes them.
 
 mod apply;
