@@ -43,13 +43,14 @@ struct Loops {
     returns: Vec<Return>,
 }
 
-/// A process that was started after a kill.
+/// A process that is started after a kill.
 #[derive(Clone, Copy)]
 struct Start {
     id: u64,
     /// The length of its log then.
     log_bytes: u64,
     executed_before: u64,
+    /// Before it is started.
     at: Instant,
 }
 
@@ -111,8 +112,8 @@ impl Loops {
         for id in victims {
             let executed_before = statuses.get(id).map_or(0, |status| status.applied_op);
             let log_bytes = self.cluster.log_bytes(*id)?;
-            self.cluster.launch(*id)?;
             starts.push(Start { id: *id, log_bytes, executed_before, at: Instant::now() });
+            self.cluster.launch(*id)?;
         }
         for start in starts {
             self.is_back(start).await?;

@@ -108,8 +108,8 @@ async fn kill(point: &Point, repetition: u64, cluster: &mut Cluster, storm: &Sto
     let killed = watch.mark(Moment::Killed);
     watch.watch_until(killed + point.away).await;
     let log_bytes = cluster.log_bytes(victim)?;
-    cluster.launch(victim)?;
     let started = watch.mark(Moment::Started);
+    cluster.launch(victim)?;
     let back = watch.until_back(cluster, victim, log_bytes, started).await?;
     let in_sync = watch.mark(Moment::InSync);
     watch.watch_until(in_sync + AFTER).await;
