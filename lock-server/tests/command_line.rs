@@ -33,7 +33,10 @@ fn a_wrong_command_line_is_one_line_and_status_2() {
         (&["--id", "4", "--cluster", "1=127.0.0.1:1", "--data-dir", &at], "member 4 is not in --cluster"),
         (&["--id", "1", "--cluster", "1=nowhere", "--data-dir", &at], "write HOST:PORT"),
         (&["--id", "1", "--cluster", "1=a:1,1=a:2", "--data-dir", &at], "twice"),
-        (&["--id", "1", "--cluster", "1=127.0.0.1:1", "--data-dir", &at, "--durability", "epoch-ss"], "choose nvm"),
+        (
+            &["--id", "1", "--cluster", "1=127.0.0.1:1", "--data-dir", &at, "--durability", "epoch"],
+            "choose one of nvm, full-ss, epoch-ss, ring",
+        ),
         (&["--id", "1", "--cluster", "1=0.0.0.0:0", "--data-dir", &at], "--insecure-listen-anywhere"),
         (&["--id", "1", "--cluster", "1=127.0.0.1:0", "--data-dir", "/dev/null/x"], "/dev/null/x"),
     ] {

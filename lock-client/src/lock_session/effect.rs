@@ -17,7 +17,7 @@ pub struct LinkId(pub u64);
 /// What the shell has to do, in this order.
 #[derive(Debug)]
 pub enum SessionEffect<W> {
-    /// Dial both connections, after the pause; then [`LockSession::on_connected`] or [`LockSession::on_disconnected`].
+    /// Dial both connections, after the pause; then `LockSession::on_connected` or `LockSession::on_disconnected`.
     Dial {
         /// Names the attempt.
         link: LinkId,
@@ -31,14 +31,14 @@ pub enum SessionEffect<W> {
         /// Which.
         link: LinkId,
     },
-    /// Drop the callback connection and dial it anew; where that fails, [`LockSession::on_disconnected`].
+    /// Drop the callback connection and dial it anew; where that fails, `LockSession::on_disconnected`.
     DialCallback {
         /// Beside which connection.
         link: LinkId,
         /// Where.
         endpoint: Endpoint,
     },
-    /// Send it; then [`LockSession::on_submitted`].
+    /// Send it; then `LockSession::on_submitted`.
     Submit {
         /// Over which connection.
         link: LinkId,
@@ -47,14 +47,14 @@ pub enum SessionEffect<W> {
         /// The message.
         submission: Submission,
     },
-    /// Send it; then [`LockSession::on_kept_alive`].
+    /// Send it; then `LockSession::on_kept_alive`.
     KeepAlive {
         /// Over which connection.
         link: LinkId,
         /// The message.
         keep_alive: KeepAlive,
     },
-    /// Ask the server to end the session; then [`LockSession::on_closed`].
+    /// Ask the server to end the session; then `LockSession::on_closed`.
     Close {
         /// Over which connection.
         link: LinkId,
@@ -65,7 +65,7 @@ pub enum SessionEffect<W> {
         name: LockName,
         /// Whom.
         waiter: W,
-        /// What it has; its end goes to [`LockSession::end_guard`].
+        /// What it has; its end goes to `LockSession::end_guard`.
         grant: Grant,
     },
     /// The waiter will not have the lock.
@@ -78,7 +78,7 @@ pub enum SessionEffect<W> {
         error: AcquireError,
     },
     /// Run the owner's hook, again and again until it succeeds, but only while the lease is in force; then
-    /// [`LockSession::on_flushed`].
+    /// `LockSession::on_flushed`.
     Flush {
         /// Which lock.
         name: LockName,
@@ -90,7 +90,7 @@ pub enum SessionEffect<W> {
         token: FencingToken,
     },
     /// Every guard of an earlier epoch is invalid from now on. (It was invalid before where its time had run out: see
-    /// [`LockSession::valid_for`].)
+    /// `LockSession::valid_for`.)
     GuardsDie {
         /// The new epoch.
         epoch: u64,

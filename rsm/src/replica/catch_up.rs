@@ -106,10 +106,10 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         if viewstamp.op <= self.executed.op {
-            return match &self.role {
-                Role::Backup(_) => self.send_ack(from, out), // so that it learns where I am, and sends entries
-                _ => {}
-            };
+            if matches!(self.role, Role::Backup(_)) {
+                self.send_ack(from, out); // so that it learns where I am, and sends entries
+            }
+            return;
         }
         let view = self.view_number();
         let is_same = |transfer: &Transfer| {

@@ -2,6 +2,7 @@
 //!
 //! `lock-server dev --exec 'held-locks --held 1000000 --seconds 60'`: sessions first take so many locks and keep them, then go on taking
 //! more, so that the log grows and snapshots come due, while one session more acquires one lock after the other and times each.
+#![expect(clippy::disallowed_methods, reason = "real processes live in real time; the bans are for the simulator")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@
 //!
 //! - Clients fight for locks all the while, and an oracle knows who holds what: tokens rise, nobody holds what another does
 //!   ([`Storm`](crate::lab::Storm)).
-//! - What was acknowledged is never lost ([`Ledger`](ledger::Ledger)): locks taken before a kill are held after it, by the same session under the
+//! - What was acknowledged is never lost (`ledger`): locks taken before a kill are held after it, by the same session under the
 //!   same token; counters that are guarded by nothing but a lock lose no increment.
 //! - Each start is told in the member's log: what it found, how much it replayed and skipped, how it caught up, how long both
 //!   took; the lines must fit each other, the mode, and the clock ([`Return`](crate::lab::Return)).

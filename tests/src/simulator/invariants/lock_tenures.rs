@@ -106,10 +106,10 @@ impl Invariants {
                     _ => return wrong("a release ends the tenure that it names, and no other"),
                 }
             }
-            (Command::Release { token, .. }, Outcome::NotHeld) if is_executed => {
-                if own.is_some_and(|own| own.token == *token) {
-                    return wrong("what a session has it can give back");
-                }
+            (Command::Release { token, .. }, Outcome::NotHeld)
+                if is_executed && own.is_some_and(|own| own.token == *token) =>
+            {
+                return wrong("what a session has it can give back");
             }
             (Command::Downgrade { token, .. }, Outcome::Downgraded) if is_executed => {
                 let held = tenures.held.get_mut(name).and_then(|holders| holders.get_mut(&session));
