@@ -16,11 +16,13 @@ fn block(letter: &str) -> String {
 }
 
 fn images(script: &Script, id: u64) -> Vec<&SnapshotImage> {
-    let of = |record| match record {
-        &Record::Snapshot { ref image, .. } => Some(&**image),
-        _ => None,
-    };
-    script.records(id).iter().filter_map(of).collect()
+    let mut images = Vec::new();
+    for record in script.records(id) {
+        if let Record::Snapshot { image, .. } = record {
+            images.push(&**image);
+        }
+    }
+    images
 }
 
 #[test]
