@@ -7,7 +7,7 @@ const FIXED_SEEDS: std::ops::RangeInclusive<u64> = 1..=400;
 /// Seeds that nobody has run before, each time.
 const FRESH_SEEDS: u64 = 200;
 /// Seeds that are run with stores that survive less. Rolling restarts seldom come to their end there; some of these do.
-const VOLATILE_SEEDS: std::ops::RangeInclusive<u64> = 80..=119;
+const VOLATILE_SEEDS: std::ops::RangeInclusive<u64> = 1..=40;
 /// Seeds whose whole stories are compared.
 const TOLD_SEEDS: std::ops::RangeInclusive<u64> = 1..=3;
 /// Seeds that are run twice.
