@@ -90,13 +90,15 @@ impl World {
         self.invariants.in_order(identity, disorder)?;
         fresh.into_iter().try_for_each(|executed| self.invariants.executed(identity, executed))?;
         self.invariants.parted(identity, process.replica.machine_mut().take_parted())?;
+        // In a view that does not list it a member says nothing; what it said before, also of views that it entered and
+        // left among these very inputs, may leave with the same output.
+        let mut entered = entered_before;
         for record in out.persist.drain(..) {
             self.invariants.record(&member.store.asked, &record)?;
             let wrong = |line| Violation::new("a record fits the store", format!("member {}: {line}", identity.member));
             member.store.ask(record).map_err(wrong)?;
+            entered = member.entered().map_or(entered, |view| view.number);
         }
-        // In a view that does not list it a member says nothing; what it said before may leave with the same output.
-        let entered = member.entered().map_or(entered_before, |view| view.number);
         for send in &out.send {
             self.invariants.emitted(identity, (entered_before, entered), &send.message)?;
         }
