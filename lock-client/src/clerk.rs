@@ -157,7 +157,7 @@ impl Clerk {
     fn start_calls(&self, exchange: &mut Exchange, link: &Link, calls: &Calls) -> Result<(), Departure> {
         let shared = &self.shared;
         let full = shared.table.len() > shared.limits.locks;
-        let due = exchange.due(Clocks::now(), &shared.session.lock(), full)?;
+        let due = exchange.due(Clocks::now(), &mut shared.session.lock(), full)?;
         if due.ask_again {
             shared.ask_queued_again();
         }

@@ -113,9 +113,10 @@ impl Exchange {
     ///
     /// # Errors
     /// The connection is of no use any longer.
-    pub fn due(&mut self, now: Clocks, session: &Session, full: bool) -> Result<Due, Departure> {
+    pub fn due(&mut self, now: Clocks, session: &mut Session, full: bool) -> Result<Due, Departure> {
         let now_ns = now.boot_ns;
         if session.is_overdue(now) {
+            session.on_silence();
             return Err(Departure::elsewhere("it does not answer keep-alives"));
         }
         if self.submit_timeout_ns().is_some_and(|timeout_ns| now_ns >= timeout_ns) {

@@ -356,7 +356,7 @@ impl<W> LockSession<W> {
         }
         let full = self.held.locks.len() > self.limits.locks;
         let Connection::Up(exchange) = &mut self.connection else { return };
-        match exchange.due(now, &self.held.session, full) {
+        match exchange.due(now, &mut self.held.session, full) {
             Err(departure) => return self.depart(departure),
             Ok(due) => {
                 if due.ask_again {

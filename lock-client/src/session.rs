@@ -47,6 +47,8 @@ pub struct Session {
     live: bool,
     next_stamp: u64,
     last_sent_ns: Option<u64>,
+    /// Connections given up for their silence since a keep-alive was last answered.
+    silent: u32,
     /// When which unanswered stamp was sent.
     sent: BTreeMap<u64, Clocks>,
 }
@@ -70,6 +72,7 @@ impl Session {
             live: true,
             next_stamp: 1,
             last_sent_ns: None,
+            silent: 0,
             sent: BTreeMap::new(),
         })
     }
@@ -119,6 +122,7 @@ impl Session {
         let Some(sent) = self.sent.get(&stamp).copied() else { return change };
         let sent = if mutant::is(Mutant::LeaseFromAnswer) { now } else { sent };
         self.sent = self.sent.split_off(&(stamp + 1));
+        self.silent = 0;
         let deadline_ns = sent.boot_ns.saturating_add(self.lease_ns - self.margin_ns);
         if deadline_ns >= self.deadline_ns {
             self.deadline_ns = deadline_ns;
@@ -146,6 +150,11 @@ impl Session {
         self.last_sent_ns = None;
     }
 
+    /// The connection is given up because it is overdue.
+    pub fn on_silence(&mut self) {
+        self.silent = self.silent.saturating_add(1);
+    }
+
     /// When the next keep-alive is due, boot time: every lease/5, every lease/10 while one is unanswered.
     pub fn next_keep_alive_ns(&self) -> u64 {
         let interval_ns = if self.sent.is_empty() { self.lease_ns / 5 } else { self.lease_ns / 10 };
@@ -153,9 +162,12 @@ impl Session {
     }
 
     /// After when the connection has left a keep-alive unanswered for so long that another should be tried, boot time: a
-    /// fifth of the lease, and never less than two ticks of the server. None while nothing is unanswered.
+    /// fifth of the lease, and never less than two ticks of the server; twice as long for each connection that was silent
+    /// before, up to the lease. A server that answers, but late, would otherwise be dialled anew for ever, by all its clients
+    /// at once, and never be heard. None while nothing is unanswered.
     pub fn overdue_ns(&self) -> Option<u64> {
-        let patience = (self.lease() / 5).max(tick_interval(self.lease()) * 2 + Duration::from_millis(100));
+        let least = (self.lease() / 5).max(tick_interval(self.lease()) * 2 + Duration::from_millis(100));
+        let patience = least.saturating_mul(1 << self.silent.min(8)).min(self.lease().max(least));
         self.sent.first_key_value().map(|(_, sent)| sent.boot_ns.saturating_add(nanoseconds(patience)))
     }
 
@@ -257,6 +269,22 @@ pub(crate) mod tests {
         session.on_renewed(sent.stamp, at(102));
         assert_eq!(session.next_keep_alive_ns(), 104 * SECOND);
         assert!(!session.is_overdue(at(109)));
+    }
+
+    #[test]
+    fn a_server_that_answers_late_is_heard_in_the_end_because_patience_grows_up_to_the_lease() {
+        let mut session = session();
+        let patience = |session: &mut Session| {
+            session.on_connected();
+            session.keep_alive(at(102), RequestNumber(1));
+            let overdue_ns = session.overdue_ns().expect("a keep-alive is unanswered");
+            session.on_silence();
+            (overdue_ns - at(102).boot_ns) / SECOND
+        };
+        assert_eq!([(); 4].map(|()| patience(&mut session)), [2, 4, 8, 10]);
+        let heard = session.keep_alive(at(102), RequestNumber(1));
+        session.on_renewed(heard.stamp, at(103));
+        assert_eq!(patience(&mut session), 2, "an answer makes it short again");
     }
 
     #[test]

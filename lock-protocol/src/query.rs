@@ -110,8 +110,10 @@ pub enum Role {
     Unreachable,
     /// Was added, catches up, and counts for nothing before it has; the same for a witness.
     Learner,
-    /// The view that it knows does not list its store: it waits to be listed, or was removed and is about to stop.
+    /// The view that it knows does not list its store: it waits to be listed.
     Unlisted,
+    /// Its store was listed and is not any more: it stops as soon as the others know.
+    Leaving,
 }
 
 /// A view.

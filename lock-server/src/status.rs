@@ -30,6 +30,7 @@ fn own_role(status: &Status) -> Role {
     let listed = status.view.as_ref().filter(|view| view.lists(identity.member, identity.incarnation));
     match listed.and_then(|view| view.slot(identity.member)) {
         Some(slot) => standing(slot),
+        None if status.is_leaving => Role::Leaving,
         None => Role::Unlisted,
     }
 }

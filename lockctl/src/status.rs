@@ -306,6 +306,7 @@ fn role(role: Role) -> &'static str {
         Role::Unreachable => "unreachable",
         Role::Learner => "learner",
         Role::Unlisted => "unlisted",
+        Role::Leaving => "leaving",
     }
 }
 

@@ -236,6 +236,8 @@ pub struct Status {
     pub serving: bool,
     /// Primary of `view`, and not stepped down.
     pub is_primary: bool,
+    /// Its store was listed once, and is not in `view`: it stops as soon as the others know.
+    pub is_leaving: bool,
     /// Last op executed.
     pub executed_op: u64,
     /// The state's hash there.

@@ -21,6 +21,7 @@ impl<M: StateMachine> Replica<M> {
             view: self.view().cloned(),
             serving: waits_for.is_none(),
             is_primary: matches!(self.role, Role::Primary(_)),
+            is_leaving: matches!(self.role, Role::Leaving(_)),
             executed_op: self.executed.op,
             state_hash: self.machine.hash(),
             commit_op: self.commit.op,

@@ -214,8 +214,13 @@ impl Scene<'_> {
     async fn served_list(&mut self) -> Option<ViewSummary> {
         let statuses = self.cluster.statuses().await;
         // What a member says of its own role is of its store, not of another with its number.
-        let are_in_sync = statuses.iter().filter(|(_, status)| status.role != Role::Syncing);
-        self.joined.extend(are_in_sync.map(|(id, _)| *id));
+        for (id, status) in &statuses {
+            match status.role {
+                Role::Unlisted => _ = self.joined.remove(id), // its memory is lost, and with it what it was
+                Role::Syncing | Role::Learner | Role::Unreachable => {}
+                Role::Primary | Role::Backup | Role::Witness | Role::Leaving => _ = self.joined.insert(*id),
+            }
+        }
         let all_answer = statuses.len() == self.cluster.live().len();
         let latest = statuses.values().filter_map(|status| status.view.as_ref()).map(|view| view.id).max();
         let views = statuses.values().filter(|status| status.serving).filter_map(|status| status.view.as_ref());
