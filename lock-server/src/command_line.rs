@@ -3,6 +3,7 @@
 //! It is part of the library so that the tests can build the same program with break points.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal};
@@ -11,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[cfg(feature = "break-points")]
 use crate::control;
 use crate::flags::{Command, ServeFlags, complain};
-use crate::{Server, dev, flags};
+use crate::{Server, config, dev, flags};
 
 /// Set by `dev` for its members: the process that they must not outlive.
 pub(crate) const PARENT_VARIABLE: &str = "LOCK_SERVER_PARENT";
@@ -34,28 +35,42 @@ pub fn command_line() -> ExitCode {
     runtime.block_on(async {
         match flags.command {
             Some(Command::Dev(dev)) => dev::run(dev).await,
-            None => serve(&flags.serve).await,
+            Some(Command::CheckConfig { file }) => check_config(flags.serve, &file),
+            None => serve(flags.serve, flags.config.as_deref()).await,
         }
     })
 }
 
-async fn serve(flags: &ServeFlags) -> ExitCode {
+/// The environment counts here as it does in a start.
+fn check_config(environment: ServeFlags, file: &Path) -> ExitCode {
+    match config::settings(environment, Some(file)) {
+        Ok(settings) => {
+            print!("{}", config::describe(&settings));
+            ExitCode::SUCCESS
+        }
+        Err(line) => complain(&line),
+    }
+}
+
+async fn serve(flags: ServeFlags, file: Option<&Path>) -> ExitCode {
+    #[cfg(feature = "break-points")]
+    let test_control = flags.test_control.clone();
+    let settings = match config::settings(flags, file) {
+        Ok(settings) => settings,
+        Err(line) => return complain(&line),
+    };
     log_to_stderr();
     raise_file_limit();
     let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => return complain(&format!("signals cannot be handled: {error}")),
     };
-    let settings = match flags.settings() {
-        Ok(settings) => settings,
-        Err(line) => return complain(&line),
-    };
     let server = match Server::start(settings).await {
         Ok(server) => server,
         Err(error) => return complain(&error.to_string()),
     };
     #[cfg(feature = "break-points")]
-    if let Some(endpoint) = &flags.test_control
+    if let Some(endpoint) = &test_control
         && let Err(error) = control::start(endpoint, server.handle().clone()).await
     {
         return complain(&format!("--test-control {endpoint}: {error}"));

@@ -22,7 +22,8 @@ use tokio::time::{Instant, sleep, timeout};
 use wire::{Endpoint, Hello, Role};
 
 use crate::command_line::PARENT_VARIABLE;
-use crate::flags::{DevFlags, complain, is_in_memory};
+use crate::flags::{DevFlags, complain};
+use crate::settings::is_in_memory;
 
 /// A cluster that does not serve after so long will not.
 const SERVE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -37,16 +37,19 @@ mod application;
 mod callbacks;
 mod clock;
 mod command_line;
+mod config;
 #[cfg(feature = "break-points")]
 mod control;
 mod dev;
 mod edge;
 mod flags;
+mod member_list;
 mod retryer;
 mod revoker;
 #[cfg(test)]
 mod scenarios;
 mod server;
+mod settings;
 mod status;
 mod tick;
 

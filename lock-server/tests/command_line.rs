@@ -30,7 +30,7 @@ fn a_wrong_command_line_is_one_line_and_status_2() {
     let at = dir.path().join("1").display().to_string();
     for (arguments, expected) in [
         (&["--lunch"][..], "unexpected argument '--lunch'"),
-        (&["--id", "4", "--cluster", "1=127.0.0.1:1", "--data-dir", &at], "member 4 is not in --cluster"),
+        (&["--id", "4", "--cluster", "1=127.0.0.1:1", "--data-dir", &at], "member 4 is not in the list"),
         (&["--id", "1", "--cluster", "1=nowhere", "--data-dir", &at], "write HOST:PORT"),
         (&["--id", "1", "--cluster", "1=a:1,1=a:2", "--data-dir", &at], "twice"),
         (
@@ -44,6 +44,38 @@ fn a_wrong_command_line_is_one_line_and_status_2() {
         assert!(complaint(&output).contains(expected), "{output:?}");
     }
     assert!(!dir.path().join("1").exists(), "nothing is made for a command line that is wrong");
+}
+
+#[test]
+fn a_member_runs_by_its_file_alone_and_check_config_says_what_it_would_run() {
+    let mut cluster = Cluster::stopped(1);
+    let [_, id, _, list, _, data_dir, ..] = &cluster.arguments(1)[..] else { panic!("not as it was") };
+    let text = format!("id = {id}\ncluster = \"{list}\"\ndata-dir = \"{data_dir}\"\nlog-mib = 8\n");
+    let file = cluster.dir.path().join("plumeria.toml").display().to_string();
+    std::fs::write(&file, &text).expect("written");
+
+    let checked = output(&["check-config", &file]);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(said.starts_with("ok: member 1 of the cluster plumeria\n") && said.contains("8 MiB"), "{said}");
+    let in_environment = lock_server().env("LOCK_SERVER_NAME", "other").args(["check-config", &file]).output();
+    let said = String::from_utf8_lossy(&in_environment.expect("it runs").stdout).into_owned();
+    assert!(said.starts_with("ok: member 1 of the cluster other\n"), "{said}");
+    assert!(!cluster.data_dir(1).exists(), "a check makes nothing");
+
+    let file_alone = vec!["--config".to_owned(), file.clone()];
+    cluster.spawn_with(1, &file_alone);
+    run(async { assert_eq!(cluster.primary().await, 1) });
+    cluster.terminate(1);
+
+    std::fs::write(&file, text.replace("log-mib", "lunch")).expect("written");
+    for arguments in [["check-config", &file], ["--config", &file]] {
+        let line = complaint(&output(&arguments));
+        assert!(
+            line.contains("plumeria.toml:4: unknown field `lunch`") && line.contains("correct this line"),
+            "{line}"
+        );
+    }
 }
 
 #[test]

@@ -121,9 +121,13 @@ impl Cluster {
     }
 
     pub(crate) fn spawn(&mut self, id: usize) {
+        self.spawn_with(id, &self.arguments(id));
+    }
+
+    pub(crate) fn spawn_with(&mut self, id: usize, arguments: &[String]) {
         let log = File::options().create(true).append(true).open(self.log(id)).expect("a log");
         let mut process = lock_server();
-        process.args(self.arguments(id)).stdout(Stdio::null()).stderr(log);
+        process.args(arguments).stdout(Stdio::null()).stderr(log);
         self.members[id - 1] = Some(process.spawn().expect("it starts"));
     }
 

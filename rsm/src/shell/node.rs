@@ -88,6 +88,14 @@ impl NodeSettings {
             break_points: Vec::new(),
         }
     }
+
+    /// Whether they fit together; nothing is opened or made.
+    ///
+    /// # Errors
+    /// [`StartError::Settings`] or [`StartError::Volatile`]: a start would fail at once, with the same line.
+    pub fn check(&self) -> Result<(), StartError> {
+        check(self)
+    }
 }
 
 /// Why a member does not start; one line that says what to do. Nothing was overwritten.
