@@ -246,6 +246,10 @@ pub struct Status {
     pub commit_op: u64,
     /// Last viewstamp in the log.
     pub last: Viewstamp,
+    /// Size of the log, bytes.
+    pub log_bytes: usize,
+    /// Its room, as in [`Settings::log_capacity_bytes`].
+    pub log_capacity_bytes: usize,
     /// Ops acknowledged by each other member in this view; on a primary only.
     pub acknowledged: BTreeMap<MemberId, u64>,
     /// What it waits for, where it does not serve; one line for a person.

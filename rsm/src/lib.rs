@@ -108,7 +108,7 @@ pub use replica::Replica;
 pub use replica::timeless;
 pub use shell::{
     Answer, Answers, Backend, BreakPoint, Durability, FormatError, Handle, MemberService, Node, NodeSettings,
-    PeerError, StartError,
+    PeerError, Snapshots, StartError, Statistics,
 };
 
 /// For other shells: how records become durable in an [`nvm_log::Store`] on any medium, and what an opened one holds.

@@ -12,6 +12,7 @@ use super::op::{Op, Reply};
 use super::running_hash::RunningHash;
 use super::sessions::Sessions;
 use super::snapshot::Walk;
+use super::statistics::Statistics;
 use super::table::{Around, Table};
 use super::time::ServiceTime;
 use crate::mutant::{Mutant, Mutation};
@@ -33,6 +34,8 @@ pub struct Machine {
     pub(super) effects: Effects,
     /// A snapshot in parts that is under way.
     pub(super) walk: Option<Walk>,
+    /// For people.
+    pub(super) statistics: Statistics,
     pub(super) mutation: Mutation,
 }
 
@@ -133,6 +136,7 @@ impl Machine {
         if self.sessions.len() as u64 >= self.limits.sessions {
             return Reply::Busy(format!("at most {} sessions", self.limits.sessions));
         }
+        self.statistics.opened += 1;
         let lease = self.sessions.open(self.applied, self.time, open).lease;
         Reply::Opened(Opened { session: SessionId(self.applied), lease_ms: lease_ms(lease) })
     }
@@ -144,7 +148,7 @@ impl Machine {
             true => self.time.0 = self.time.0.saturating_add(elapsed_us),
             false => self.time.advance(elapsed_us, self.sessions.shortest_lease()),
         }
-        let expired = self.sessions.expire(self.applied, self.time);
+        let expired = self.sessions.expire(self.applied, self.time, &mut self.statistics);
         let mut gone = Vec::new();
         let mut forced = BTreeSet::new();
         for &(session, floor) in keep_alives {
@@ -161,8 +165,8 @@ impl Machine {
     }
 
     pub(super) fn table_and_around(&mut self) -> (&mut Table, Around<'_>) {
-        let Machine { table, sessions, effects, applied, time, mutation, .. } = self;
-        (table, Around { sessions, effects, op: *applied, now_us: time.0, mutation: *mutation })
+        let Machine { table, sessions, effects, statistics, applied, time, mutation, .. } = self;
+        (table, Around { sessions, effects, statistics, op: *applied, now_us: time.0, mutation: *mutation })
     }
 }
 

@@ -68,6 +68,7 @@ impl Machine {
         let (session, token) = (tenure.session, tenure.token());
         let withheld_until_us = self.sessions.live(session).map(|entry| self.time.opened_until(entry.lease));
         let forced = Forced { token, mode: tenure.mode(), acquire: tenure.acquire, withheld_until_us };
+        self.statistics.forced += 1;
         self.sessions.force(self.applied, session, name.clone(), forced);
         self.effects.tell(|| Effect::Forced { session, name: name.clone(), token });
     }

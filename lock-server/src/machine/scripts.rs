@@ -4,6 +4,7 @@ mod locks;
 mod queries;
 mod requests;
 mod sessions;
+mod statistics;
 
 use lock_protocol::{
     Answer, ClientIdentity, Command, FencingToken, LockName, Mode, Open, Outcome, Query, Request, RequestNumber,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use lock_protocol::{ClientIdentity, LEASE_MAX, LEASE_MIN, LockName, Open, RequestNumber, SessionId};
 
 use super::force::Forced;
+use super::statistics::Statistics;
 use super::time::ServiceTime;
 use super::versioned::Versioned;
 use super::window::Window;
@@ -160,12 +161,14 @@ impl Sessions {
     }
 
     /// Ends every session whose deadline has come; returns how many.
-    pub(super) fn expire(&mut self, op: u64, now: ServiceTime) -> u64 {
+    pub(super) fn expire(&mut self, op: u64, now: ServiceTime, statistics: &mut Statistics) -> u64 {
         let mut expired = 0;
         while let Some(&(_, id)) = self.deadlines.first().filter(|(deadline_us, _)| *deadline_us <= now.0) {
+            statistics.lost += self.get(id).map_or(0, |session| session.held.len() as u64);
             self.end(op, id);
             expired += 1;
         }
+        statistics.expired += expired;
         expired
     }
 

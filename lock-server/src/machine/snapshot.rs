@@ -36,6 +36,7 @@ use super::lock::{Lock, Many, Tenure};
 use super::queue::{Queue, Waiter};
 use super::running_hash::RunningHash;
 use super::sessions::{Session, Sessions};
+use super::statistics::Statistics;
 use super::table::Table;
 use super::time::ServiceTime;
 use super::versioned::Object;
@@ -212,6 +213,7 @@ impl Machine {
             last = Some(place);
             record.enter(session, &header, &mut sessions, &table)?;
         }
+        let waiters = sessions.iter().map(|(_, session)| session.waiting.len() as u64).sum();
         let mut effects = Effects::default();
         table.derive_revokes(&mut effects);
         *self = Machine {
@@ -223,6 +225,7 @@ impl Machine {
             table,
             effects,
             walk: None,
+            statistics: Statistics { waiters, ..std::mem::take(&mut self.statistics) },
             mutation: self.mutation,
         };
         Ok(())

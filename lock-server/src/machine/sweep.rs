@@ -31,6 +31,7 @@ impl Machine {
     /// Ends the session as an expiry would, and cleans up at once as far as one op may; sweeps do the rest.
     pub(super) fn on_close(&mut self, session: SessionId) -> Reply {
         if self.sessions.live(session).is_some() {
+            self.statistics.closed += 1;
             self.sessions.end(self.applied, session);
             self.clean_up(session, SWEEP_MAX_STEPS);
         }

@@ -14,6 +14,7 @@ use super::effects::{Effect, Effects, Revoke};
 use super::lock::{Demand, Lock, Many, Tenure};
 use super::queue::{Queue, Waiter};
 use super::sessions::Sessions;
+use super::statistics::Statistics;
 use super::versioned::Versioned;
 use crate::mutant::{Mutant, Mutation};
 
@@ -27,6 +28,7 @@ pub(super) struct Table {
 pub(super) struct Around<'a> {
     pub(super) sessions: &'a mut Sessions,
     pub(super) effects: &'a mut Effects,
+    pub(super) statistics: &'a mut Statistics,
     /// The op that is being executed.
     pub(super) op: u64,
     /// Service time, µs.
@@ -101,6 +103,7 @@ impl Table {
                 let shared_name = entry.key().clone();
                 entry.insert(Lock::Single(Tenure::new(session, acquire, around.now_us, token, mode)));
                 around.holder_came(session, shared_name);
+                around.statistics.granted_at_once += 1;
                 Acquired::Granted { token, others_waiting: false }
             }
             Entry::Occupied(mut entry) => {
@@ -133,7 +136,8 @@ impl Table {
         let shared_name = entry.key().clone();
         around.holder_left(session, name);
         let many = match entry.get_mut() {
-            Lock::Single(_) => {
+            Lock::Single(tenure) => {
+                around.tenure_ended(tenure);
                 entry.remove();
                 let (acquire, mode) = requeue?;
                 return Some(self.acquire(around, session, shared_name, acquire, mode));
@@ -144,6 +148,7 @@ impl Table {
         many.changed = around.op;
         let tenure = many.holders.remove(&session);
         let tenure = tenure.unwrap_or_else(|| panic!("session {session} releases '{name}' without holding it"));
+        around.tenure_ended(&tenure);
         around.effects.withdraw(session, name, tenure.token());
         if let Some((acquire, mode)) = requeue {
             many.queue.join(around.op, Waiter { session, acquire, mode, since_us: around.now_us });
@@ -196,9 +201,12 @@ impl Table {
     ) -> Option<FencingToken> {
         let lock = self.locks.get_mut(name);
         let lock = lock.unwrap_or_else(|| panic!("session {session} upgrades '{name}', which nobody holds"));
-        assert!(lock.holder(session).is_some(), "session {session} upgrades '{name}' without holding it");
+        let tenure = lock.holder(session).copied();
+        let tenure = tenure.unwrap_or_else(|| panic!("session {session} upgrades '{name}' without holding it"));
         let is_alone = lock.holders().nth(1).is_none() && lock.queue().is_none_or(Queue::is_empty);
         is_alone.then(|| {
+            around.tenure_ended(&tenure);
+            around.statistics.granted_at_once += 1;
             let token = FencingToken(around.op);
             *lock = Lock::Single(Tenure::new(session, acquire, around.now_us, token, Mode::Exclusive));
             token
@@ -247,6 +255,10 @@ fn pass_on(many: &mut Many, name: &LockName, around: &mut Around<'_>, before: De
             let tenure = Tenure::new(head.session, head.acquire, around.now_us, token, head.mode);
             many.holders.insert(head.session, tenure);
             around.holder_came(head.session, shared_name);
+            match own == Some(head.session) {
+                true => around.statistics.granted_at_once += 1,
+                false => around.statistics.waits.record(around.now_us.saturating_sub(head.since_us)),
+            }
             granted.push(tenure);
         }
     }
@@ -306,6 +318,10 @@ fn update_revokes(
 
 /// The sessions' own index of what they hold and wait for.
 impl Around<'_> {
+    fn tenure_ended(&mut self, tenure: &Tenure) {
+        self.statistics.holds.record(self.now_us.saturating_sub(tenure.since_us));
+    }
+
     fn holder_came(&mut self, session: SessionId, name: LockName) {
         let session = self.known(session);
         assert!(session.held.insert(name), "a session holds a lock twice");
@@ -317,16 +333,19 @@ impl Around<'_> {
 
     fn waiter_came(&mut self, session: SessionId, name: LockName) {
         let op = self.op;
+        self.statistics.waiters += 1;
         assert!(self.known(session).waiting.insert(name, op).is_none(), "a session waits twice for a lock");
     }
 
     fn waiter_left(&mut self, session: SessionId, name: &LockName) -> u64 {
+        self.statistics.waiters -= 1;
         let place = self.known(session).waiting.remove(name);
         place.unwrap_or_else(|| panic!("session {session} leaves the queue of '{name}' without standing there"))
     }
 
     /// As [`Around::waiter_left`], and gives back the name in its shared allocation.
     fn waiter_went(&mut self, session: SessionId, name: &LockName) -> LockName {
+        self.statistics.waiters -= 1;
         let place = self.known(session).waiting.remove_entry(name);
         place.unwrap_or_else(|| panic!("session {session} waits for '{name}' without knowing it")).0
     }

@@ -26,6 +26,8 @@ impl<M: StateMachine> Replica<M> {
             state_hash: self.machine.hash(),
             commit_op: self.commit.op,
             last: self.log.last(),
+            log_bytes: self.log.bytes(),
+            log_capacity_bytes: self.settings.log_capacity_bytes,
             acknowledged,
             waits_for,
         }

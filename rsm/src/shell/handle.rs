@@ -15,6 +15,8 @@ use tokio::sync::{oneshot, watch};
 use super::answers::SUBMIT_ALL_MAX_COMMANDS;
 use super::inbox::{Answered, Ending, Inbox, Request};
 use super::incoming::Incoming;
+use super::replica_thread::Clock;
+use super::statistics::Statistics;
 use crate::{Application, Change, ChangeError, Identity, MemberId, Rejection, Slot, Standing, Status};
 
 /// How long a clean stop waits until another member is primary.
@@ -39,6 +41,9 @@ pub struct Handle {
 /// What all parts of the shell share.
 pub(super) struct Shared {
     pub(super) identity: Identity,
+    pub(super) clock: Clock,
+    /// The last view known at the start; 0 for none.
+    pub(super) first_view: u64,
     pub(super) durability: String,
     /// A stop of this member costs the cluster a copy of everything.
     pub(super) is_volatile: bool,
@@ -130,6 +135,26 @@ impl Handle {
     /// The back end and what it is worth, for people, as in "file, durable".
     pub fn durability(&self) -> &str {
         &self.shared.durability
+    }
+
+    /// What the member has done since it started, some milliseconds old at most.
+    pub fn statistics(&self) -> Statistics {
+        let view = self.status().view.as_ref().map_or(0, |view| view.number);
+        let counts = &self.shared.inbox.counts;
+        Statistics {
+            store: counts.store(),
+            snapshots: counts.snapshots(),
+            views: view.saturating_sub(self.shared.first_view),
+            dropped_messages: self.dropped_messages(),
+            broken_peers: self.broken_peers(),
+        }
+    }
+
+    /// How long ago the replica thread began a round. It begins one with every tick ([`crate::Timing::tick`]), so this is short
+    /// while it works, however much it has to do; it is long where the medium stalls or the thread is gone.
+    pub fn silent_for(&self) -> Duration {
+        let now = self.shared.clock.now();
+        Duration::from_micros(now.saturating_sub(self.shared.inbox.counts.round_at()))
     }
 
     /// Messages from other members that were dropped because too much waited.

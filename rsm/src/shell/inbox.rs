@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::statistics::Counts;
 use crate::limits::WAITING_MAX_COMMANDS;
 use crate::{Change, ChangeError, ClusterId, Identity, Incarnation, MemberId, Message, Rejection, Token};
 
@@ -77,6 +78,7 @@ pub(super) struct Inbox {
     ending: AtomicU8,
     fault: Mutex<Option<String>>,
     dropped_messages: AtomicU64,
+    pub(super) counts: Counts,
 }
 
 impl Inbox {
@@ -90,6 +92,7 @@ impl Inbox {
             ending: AtomicU8::new(Ending::Running as u8),
             fault: Mutex::new(None),
             dropped_messages: AtomicU64::new(0),
+            counts: Counts::default(),
         };
         (inbox, receiver)
     }

@@ -38,6 +38,13 @@ impl<S: RecordStore> Writer<S> {
         }
     }
 
+    /// What an inline store has done goes to where it can be read.
+    pub(super) fn report(&self, inbox: &Inbox) {
+        if let Writer::Inline(writer) = self {
+            inbox.counts.set_store(writer.statistics());
+        }
+    }
+
     /// Nothing more will come. The thread, where there is one, ends when it has written what waits.
     pub(super) fn end(self, inbox: &Inbox) {
         if let Writer::Inline(writer) = self {
@@ -67,6 +74,7 @@ pub(super) fn run<S: RecordStore>(mut writer: RecordWriter<S>, groups: &Receiver
             inbox.fail(fault_line(&error));
             return;
         }
+        inbox.counts.set_store(writer.statistics());
     }
     finish(writer, inbox);
 }

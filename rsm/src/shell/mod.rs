@@ -43,6 +43,7 @@ mod record_writer;
 mod rejoin;
 mod replica_thread;
 mod stable_control;
+mod statistics;
 mod store;
 mod volatile_store;
 
@@ -55,4 +56,5 @@ pub use link::MemberService;
 pub use node::{Node, NodeSettings, StartError};
 pub use nvm_log::Backend;
 pub use record_writer::RecordWriter;
+pub use statistics::{Snapshots, Statistics};
 pub use store::{RecordStore, Refusal, identity_of, recovered};

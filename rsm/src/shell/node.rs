@@ -233,6 +233,8 @@ impl Node {
         let links = links(&settings, replica.status().view.as_ref(), &context, runtime, ended.clone());
         let shared = Shared {
             identity: found.identity,
+            clock,
+            first_view: found.entered,
             durability: name,
             is_volatile: settings.durability.is_volatile(),
             inbox: Arc::clone(&inbox),

@@ -88,6 +88,11 @@ impl<S: RecordStore> RecordWriter<S> {
         self.flush(durable)
     }
 
+    /// What the store has done since it was opened.
+    pub fn statistics(&self) -> nvm_log::Statistics {
+        self.store.statistics()
+    }
+
     /// Closes the store, in good order.
     ///
     /// # Errors

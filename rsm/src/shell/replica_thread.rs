@@ -19,6 +19,7 @@ use super::inbox::{Ending, Inbox, Request};
 use super::link::Links;
 use super::log_writer::Writer;
 use super::rejoin::Rejoin;
+use super::statistics::SnapshotTimer;
 use super::store::RecordStore;
 use crate::{Application, Input, MemberId, Message, Micros, Output, Record, Replica, Send, Status, Token, Viewstamp};
 
@@ -72,6 +73,7 @@ pub(super) struct ThreadState {
     next_tick: Micros,
     status_at: Micros,
     serving: bool,
+    snapshot_timer: SnapshotTimer,
     watch: Watch,
 }
 
@@ -104,6 +106,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
     /// One round; false at the end.
     fn round(&mut self) -> bool {
         let now = self.clock.now();
+        self.inbox.counts.begin_round(now);
         let wait = Duration::from_micros(self.state.next_tick.saturating_sub(now));
         match self.requests.recv_timeout(wait) {
             Ok(request) => self.take(request),
@@ -168,6 +171,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
             return;
         }
         self.state.durable = token;
+        self.state.snapshot_timer.on_durable(token, self.clock.now(), &self.inbox.counts);
         self.watch_durable(token);
         for (to, message) in self.state.held.release(token) {
             self.send(to, message);
@@ -226,10 +230,12 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
 
     /// Numbers the records; true if the control record is among them.
     fn count(&mut self, records: &[Record]) -> bool {
+        let now = self.clock.now();
         let mut control_changed = false;
         for record in records {
             self.state.given += 1;
             self.rejoin.on_record(record);
+            self.state.snapshot_timer.on_record(record, self.state.given, now);
             match record {
                 Record::Control(control) | Record::Install { control, .. } => {
                     control_changed = true;
@@ -268,6 +274,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
         let now = self.clock.now();
         if changed || now - self.state.status_at >= STATUS_MAX_AGE {
             self.state.status_at = now;
+            self.writer.report(&self.inbox);
             let status = self.replica.status();
             self.rejoin.look(&status);
             self.status.send_if_modified(|published| {

@@ -32,7 +32,11 @@ pub trait RecordStore: Send + 'static {
     fn release_prefix(&mut self, op: u64) -> Result<(), nvm_log::Error>;
     /// All that was written is durable.
     fn flush(&mut self) -> Result<(), nvm_log::Error>;
-    /// The same, and the next opening has no doubt about it.
+    /// What was done since the opening; all zero where nobody counts.
+    fn statistics(&self) -> nvm_log::Statistics {
+        nvm_log::Statistics::default()
+    }
+    /// All that was written is durable, and the next opening has no doubt about it.
     fn close(self) -> Result<(), nvm_log::Error>;
 }
 
@@ -83,6 +87,10 @@ impl<M: Medium + Send + 'static> RecordStore for Store<M> {
 
     fn flush(&mut self) -> Result<(), nvm_log::Error> {
         Store::flush(self)
+    }
+
+    fn statistics(&self) -> nvm_log::Statistics {
+        Store::statistics(self)
     }
 
     fn close(self) -> Result<(), nvm_log::Error> {

@@ -182,6 +182,10 @@ impl RecordStore for RingStore {
         self.control.flush()
     }
 
+    fn statistics(&self) -> nvm_log::Statistics {
+        RecordStore::statistics(&self.memory)
+    }
+
     fn close(self) -> Result<(), nvm_log::Error> {
         RecordStore::close(self.memory)?;
         self.control.close()
