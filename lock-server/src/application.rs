@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::clock::RawTime;
 use crate::machine::Machine;
+use crate::metrics::Counters;
 use crate::primary::{News, RetryerEvent, RevokerEvent, news};
 
 /// Events that wait for the revoker or the retryer; one carries the effects of one round of the replica thread.
@@ -54,6 +55,7 @@ pub(crate) struct Outlets {
     pub(crate) pulse: watch::Sender<Pulse>,
     pub(crate) revoker: Outlet<RevokerEvent>,
     pub(crate) retryer: Outlet<RetryerEvent>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// A bounded queue towards a thread that no sender ever waits for.
@@ -140,6 +142,11 @@ impl LockApplication {
         &self.machine
     }
 
+    /// How often this member began to serve as primary.
+    pub(crate) fn terms(&self) -> u64 {
+        self.terms
+    }
+
     fn beat(&self, serving: impl FnOnce(Option<Serving>) -> Option<Serving>) {
         let (shortest_lease, needs_sweep) = (self.machine.shortest_lease(), self.machine.needs_sweep());
         self.outlets.pulse.send_if_modified(|pulse| {
@@ -208,6 +215,7 @@ impl Application for LockApplication {
             self.outlets.revoker.give(RevokerEvent::Forced(forced));
         }
         if !revokes.is_empty() {
+            self.outlets.counters.revokes(revokes.len());
             self.outlets.revoker.give(RevokerEvent::Revokes(revokes));
         }
         self.beat(|serving| serving);

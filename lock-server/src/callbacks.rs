@@ -5,6 +5,7 @@
 //! one pending call and no thread.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lock_protocol::{LockCallbackClient, Notice, SessionId};
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use tarpc::context::Context;
 use tokio::runtime::Handle;
 
+use crate::metrics::{Callback, Counters};
 use crate::primary::CALL_TIMEOUT;
 
 /// tarpc's own deadline, which is not to be met: it is logged as an error.
@@ -22,6 +24,7 @@ const FAR: Duration = Duration::from_secs(3600);
 pub(crate) struct Callbacks {
     connections: Mutex<Connections>,
     runtime: Handle,
+    counters: Arc<Counters>,
 }
 
 #[derive(Debug, Default)]
@@ -31,8 +34,8 @@ struct Connections {
 }
 
 impl Callbacks {
-    pub(crate) fn new(runtime: Handle) -> Self {
-        Callbacks { connections: Mutex::default(), runtime }
+    pub(crate) fn new(runtime: Handle, counters: Arc<Counters>) -> Self {
+        Callbacks { connections: Mutex::default(), runtime, counters }
     }
 
     /// A session's newest connection; an older one of the session is closed. The number is for [`Callbacks::leave`].
@@ -66,10 +69,16 @@ impl Callbacks {
         ended: impl FnOnce(bool) + Send + 'static,
     ) -> bool {
         let client = self.connections.lock().of.get(&session).map(|(_, client)| client.clone());
-        let Some(client) = client else { return false };
+        let Some(client) = client else {
+            self.counters.callback(Callback::NotConnected);
+            return false;
+        };
+        let counters = Arc::clone(&self.counters);
         drop(self.runtime.spawn(async move {
             let call = tokio::time::timeout(CALL_TIMEOUT, client.notify(context(), notices));
-            ended(matches!(call.await, Ok(Ok(()))));
+            let acknowledged = matches!(call.await, Ok(Ok(())));
+            counters.callback(if acknowledged { Callback::Acknowledged } else { Callback::Failed });
+            ended(acknowledged);
         }));
         true
     }

@@ -24,13 +24,14 @@ pub(crate) fn settings(flags: ServeFlags, file: Option<&Path>) -> Result<ServerS
 
 /// What a member with this file would run.
 pub(crate) fn describe(settings: &ServerSettings) -> String {
-    let ServerSettings { node, listen, listen_anywhere } = settings;
+    let ServerSettings { node, listen, listen_anywhere, metrics_listen } = settings;
     let members = MemberList(node.members.clone());
     let anywhere = if *listen_anywhere { ", where other hosts may connect" } else { ", for this host only" };
+    let metrics = metrics_listen.as_ref().map_or_else(|| "nowhere".into(), ToString::to_string);
     let log_mib = node.ring_bytes >> 20;
     let volatile = if node.allow_volatile { ", may be in memory" } else { "" };
     format!(
-        "ok: member {} of the cluster {}\nmembers     {members}\nlistens     {listen}{anywhere}\n\
+        "ok: member {} of the cluster {}\nmembers     {members}\nlistens     {listen}{anywhere}\nmetrics     {metrics}\n\
          data        {}{volatile}\ndurability  {}, a log of {log_mib} MiB\n",
         node.member,
         node.cluster,

@@ -84,6 +84,11 @@ pub(crate) struct ServeFlags {
     /// Listen where other hosts can connect, although nothing is encrypted and nobody is asked who he is.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     pub(crate) insecure_listen_anywhere: Option<bool>,
+    /// Where to answer GET /metrics (Prometheus), /healthz and /readyz; nowhere unless this is said. Nobody is asked there who
+    /// he is, and no lock's name is told.
+    #[arg(long, env = "LOCK_SERVER_METRICS_LISTEN", value_name = "ADDR")]
+    #[serde(deserialize_with = "from_text")]
+    pub(crate) metrics_listen: Option<Endpoint>,
     /// Size of the log, MiB; counts when the data directory is made [default: 64].
     #[arg(long, value_parser = clap::value_parser!(u64).range(LOG_MIB))]
     #[serde(deserialize_with = "log_mib")]
@@ -108,6 +113,7 @@ impl ServeFlags {
             allow_volatile: self.allow_volatile.or(other.allow_volatile),
             listen: self.listen.or(other.listen),
             insecure_listen_anywhere: self.insecure_listen_anywhere.or(other.insecure_listen_anywhere),
+            metrics_listen: self.metrics_listen.or(other.metrics_listen),
             log_mib: self.log_mib.or(other.log_mib),
             #[cfg(feature = "break-points")]
             test_control: self.test_control.or(other.test_control),

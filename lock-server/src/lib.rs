@@ -18,6 +18,8 @@
 //! granted. Neither owns a truth: a new primary derives all revokes from the state, and a client asks again for what it waits for.
 //! What they decide is in [`primary`], as cores without clock or thread; the tasks and threads here drive them.
 //!
+//! On a port of its own, where one is asked for, a member tells machines its metrics and its health (module `metrics`).
+//!
 //! Each part says in its module why it is right.
 //!
 //! # Limits of this implementation
@@ -44,6 +46,7 @@ mod dev;
 mod edge;
 mod flags;
 mod member_list;
+mod metrics;
 mod retryer;
 mod revoker;
 #[cfg(test)]

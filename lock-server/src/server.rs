@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::SystemTime;
 
 use rsm::{Handle, Node, NodeSettings, StartError};
 use rustix::process::{Resource, getrlimit};
@@ -17,6 +18,7 @@ use wire::{Endpoint, Listener};
 use crate::application::{LockApplication, Outlet, Outlets, Pulse, outlet};
 use crate::callbacks::Callbacks;
 use crate::edge::{Edge, QUERIES_MAX, accept_all, clients_max};
+use crate::metrics::{Counters, Probe, answer_all};
 use crate::primary::{RetryerEvent, RevokerEvent};
 use crate::retryer::RetryerThread;
 use crate::revoker::RevokerThread;
@@ -31,6 +33,8 @@ pub struct ServerSettings {
     pub listen: Endpoint,
     /// Says yes to an address that other hosts reach, though nothing is encrypted and nobody is asked who he is.
     pub listen_anywhere: bool,
+    /// Where to answer `GET /metrics`, `/healthz` and `/readyz`, if anywhere. Nobody is asked there who he is.
+    pub metrics_listen: Option<Endpoint>,
 }
 
 /// Why a member does not start; one line that says what to do. Nothing was overwritten.
@@ -78,17 +82,28 @@ impl Server {
     /// # Errors
     /// See [`ServeError`].
     pub async fn start(settings: ServerSettings) -> Result<Server, ServeError> {
-        let ServerSettings { node: node_settings, listen, listen_anywhere } = settings;
+        let ServerSettings { node: node_settings, listen, listen_anywhere, metrics_listen } = settings;
         let listener = bind(&listen, listen_anywhere).await?;
+        let metrics_listener = match &metrics_listen {
+            Some(endpoint) => Some(bind(endpoint, true).await?),
+            None => None,
+        };
         let address = listener.address();
+        let cluster = node_settings.cluster.clone();
         let mode = node_settings.durability.to_string();
         let runtime = runtime::Handle::current();
         let (pulse_sender, pulse) = watch::channel(Pulse::default());
         let (revoker, revoker_inlet) = outlet();
         let (retryer, retryer_inlet) = outlet();
-        let outlets = Outlets { pulse: pulse_sender, revoker: revoker.clone(), retryer: retryer.clone() };
+        let counters = Arc::new(Counters::default());
+        let outlets = Outlets {
+            pulse: pulse_sender,
+            revoker: revoker.clone(),
+            retryer: retryer.clone(),
+            counters: Arc::clone(&counters),
+        };
         let (node, handle) = Node::start(node_settings, LockApplication::new(outlets), runtime.clone())?;
-        let callbacks = Arc::new(Callbacks::new(runtime.clone()));
+        let callbacks = Arc::new(Callbacks::new(runtime.clone(), Arc::clone(&counters)));
         let keep_alives = Arc::new(KeepAlives::default());
 
         let revoker_thread = RevokerThread {
@@ -107,15 +122,20 @@ impl Server {
             handle: handle.clone(),
             callbacks,
             keep_alives: Arc::clone(&keep_alives),
+            counters: Arc::clone(&counters),
             queries: Semaphore::new(QUERIES_MAX),
             pulse: pulse.clone(),
             revoker: revoker.clone(),
             retryer: retryer.clone(),
-            mode,
+            mode: mode.clone(),
             open: AtomicUsize::new(0),
             clients_max: clients_max(getrlimit(Resource::Nofile).current),
         };
         let mut tasks = tokio::task::JoinSet::new();
+        if let Some(listener) = metrics_listener {
+            let probe = Probe { handle: handle.clone(), counters, cluster, mode, started: SystemTime::now() };
+            tasks.spawn(answer_all(listener, Arc::new(probe)));
+        }
         tasks.spawn(TickerTask { handle: handle.clone(), pulse: pulse.clone(), keep_alives }.run());
         tasks.spawn(sweep(handle.clone(), pulse));
         tasks.spawn(accept_all(listener, Arc::new(edge)));

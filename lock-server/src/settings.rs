@@ -43,6 +43,7 @@ impl ServeFlags {
             node,
             listen: self.listen.clone().unwrap_or_else(|| own.clone()),
             listen_anywhere: self.insecure_listen_anywhere.unwrap_or_default(),
+            metrics_listen: self.metrics_listen.clone(),
         })
     }
 

@@ -22,7 +22,8 @@ pub(crate) fn member_status(handle: &Handle, mode: &str) -> MemberStatus {
     }
 }
 
-fn own_role(status: &Status) -> Role {
+/// What the member is in its view.
+pub(crate) fn own_role(status: &Status) -> Role {
     if status.is_primary {
         return Role::Primary;
     }

@@ -4,6 +4,7 @@ mod cluster;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cluster::{BUG, Cluster, Words, run, status};
 use rsm::{Backend, Kind, MemberId, Node, NodeSettings, Rejection};
@@ -277,4 +278,39 @@ fn members_on_shared_memory_write_inline_and_survive_the_end_of_the_process() {
         assert_eq!(cluster.remember("one more").await, 51);
         cluster.agree(51).await;
     });
+}
+
+#[test]
+fn a_member_tells_what_it_has_done_and_is_silent_only_once_it_has_ended() {
+    let dir = tempfile::tempdir().expect("a directory");
+    run(async {
+        let mut cluster = Cluster::stopped(dir.path(), cluster::free_endpoints(1).await);
+        cluster.snapshot_every_bytes = 64 << 10;
+        cluster.start_all().await;
+        let began = Instant::now();
+        let handle = cluster.handle(1).clone();
+        let long = "x".repeat(1000);
+        for number in 0..100 {
+            cluster.remember(&format!("{number} {long}")).await;
+        }
+        wait_until(|| handle.statistics().snapshots.count > 0).await;
+        let statistics = handle.statistics();
+        assert!(statistics.views >= 1 && statistics.broken_peers == 0, "{statistics:?}");
+        assert!(statistics.snapshots.last_bytes > 10_000, "{statistics:?}");
+        assert!(statistics.store.flushes >= 100 && statistics.store.appended_bytes > 100_000, "{statistics:?}");
+        assert!(handle.status().log_bytes > 0);
+
+        wait_until(|| began.elapsed() > Duration::from_secs(1)).await;
+        wait_until(|| handle.silent_for() < Duration::from_millis(200)).await;
+        cluster.kill(1).await;
+        wait_until(|| handle.silent_for() > Duration::from_millis(500)).await;
+    });
+}
+
+async fn wait_until(holds: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(30), "in vain");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

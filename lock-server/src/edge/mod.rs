@@ -20,6 +20,7 @@ use wire::{Connection, Hello, HelloError, Listener, Role, Welcome};
 use crate::application::{LockApplication, Outlet, Pulse};
 use crate::callbacks::Callbacks;
 use crate::edge::service::Service;
+use crate::metrics::{Connected, Counters, Peer, TurnedAway};
 use crate::primary::{RetryerEvent, RevokerEvent};
 use crate::tick::{KeepAlives, not_serving};
 
@@ -41,6 +42,7 @@ pub(crate) struct Edge {
     pub(crate) handle: Handle,
     pub(crate) callbacks: Arc<Callbacks>,
     pub(crate) keep_alives: Arc<KeepAlives>,
+    pub(crate) counters: Arc<Counters>,
     /// Places for queries, [`QUERIES_MAX`]: a flood of them takes turns, and leaves the replica thread to the others.
     pub(crate) queries: Semaphore,
     pub(crate) pulse: watch::Receiver<Pulse>,
@@ -79,6 +81,8 @@ pub(crate) async fn accept_all(listener: Listener, edge: Arc<Edge>) {
                 let place = Place(Arc::clone(&edge));
                 if count < edge.clients_max + CONNECTIONS_ABOVE {
                     drop(tokio::spawn(serve(connection, place)));
+                } else {
+                    edge.counters.turned_away(TurnedAway::Full);
                 }
             }
             Err(error) => {
@@ -93,13 +97,9 @@ pub(crate) async fn accept_all(listener: Listener, edge: Arc<Edge>) {
 async fn serve(mut connection: Connection, place: Place) {
     let edge = &place.0;
     let peer = connection.peer();
-    let refused = match connection.read_hello().await {
+    let (reason, refused) = match connection.read_hello().await {
         Ok(hello) => match hello.role {
-            Role::Peer => match edge.handle.accept_peer(connection, hello).await {
-                Ok(()) => return,
-                Err(error @ PeerError::Io(_)) => return tracing::debug!(%peer, %error, "a member's connection ended"),
-                Err(error) => return tracing::warn!(%peer, %error, "a member's connection was closed"),
-            },
+            Role::Peer => return edge.serve_member(connection, hello).await,
             Role::Client | Role::Callback => match edge.check(&hello).await {
                 Ok(()) => {
                     // The pulse ends with the member.
@@ -109,17 +109,27 @@ async fn serve(mut connection: Connection, place: Place) {
                         _ = pulse.wait_for(|_| false) => {}
                     };
                 }
-                Err(sentence) => sentence,
+                Err(turned_away) => turned_away,
             },
         },
-        Err(HelloError::Version { theirs }) => format!(
-            "member {} speaks version {} of the protocol, the caller {theirs}: upgrade the older of the two",
-            edge.handle.member(),
-            wire::VERSION
-        ),
-        Err(error @ HelloError::Malformed) => error.to_string(),
-        Err(error) => return tracing::debug!(%peer, %error, "no hello"),
+        Err(HelloError::Version { theirs }) => {
+            let (own, version) = (edge.handle.member(), wire::VERSION);
+            let advice = "upgrade the older of the two";
+            let sentence =
+                format!("member {own} speaks version {version} of the protocol, the caller {theirs}: {advice}");
+            (TurnedAway::Version, sentence)
+        }
+        Err(error @ HelloError::Malformed) => (TurnedAway::Malformed, error.to_string()),
+        Err(error) => {
+            match error {
+                HelloError::Timeout => edge.counters.turned_away(TurnedAway::Silent),
+                HelloError::NotPlumeria => edge.counters.turned_away(TurnedAway::Malformed),
+                _ => {}
+            }
+            return tracing::debug!(%peer, %error, "no hello");
+        }
     };
+    edge.counters.turned_away(reason);
     tracing::debug!(%peer, %refused, "a connection was refused");
     drop(connection.welcome(&Welcome::Refused(refused)).await);
 }
@@ -130,15 +140,30 @@ impl Edge {
         self.handle.status().view.as_ref().map_or(0, |view| view.cluster.0)
     }
 
+    async fn serve_member(&self, connection: Connection, hello: Hello) {
+        let _connected = Connected::new(&self.counters, Peer::Member);
+        let peer = connection.peer();
+        match self.handle.accept_peer(connection, hello).await {
+            Ok(()) => {}
+            Err(error @ PeerError::Io(_)) => tracing::debug!(%peer, %error, "a member's connection ended"),
+            Err(error) => {
+                self.counters.turned_away(TurnedAway::Member);
+                tracing::warn!(%peer, %error, "a member's connection was closed");
+            }
+        }
+    }
+
     /// One line for a client that does not belong here.
-    async fn check(&self, hello: &Hello) -> Result<(), String> {
+    async fn check(&self, hello: &Hello) -> Result<(), (TurnedAway, String)> {
         let (member, cluster) = (self.handle.member(), self.cluster());
         if self.open.load(Ordering::Relaxed) > self.clients_max {
-            return Err(format!("member {member} has {} connections of clients: try again later", self.clients_max));
+            let full = format!("member {member} has {} connections of clients: try again later", self.clients_max);
+            return Err((TurnedAway::Full, full));
         }
         if hello.cluster != 0 && cluster != 0 && hello.cluster != cluster {
             let (theirs, ours) = (rsm::ClusterId(hello.cluster), rsm::ClusterId(cluster));
-            return Err(format!("member {member} belongs to cluster {ours}, not {theirs}: correct the addresses"));
+            let other = format!("member {member} belongs to cluster {ours}, not {theirs}: correct the addresses");
+            return Err((TurnedAway::OtherCluster, other));
         }
         if hello.role == Role::Callback {
             return self.check_callback(SessionId(hello.sender), hello.secret).await;
@@ -148,15 +173,18 @@ impl Edge {
 
     /// A callback connection shows whose it is by the nonce that opened its session. One for a session that is gone is taken, for
     /// its client hears of that by the answer to a keep-alive.
-    async fn check_callback(&self, session: SessionId, nonce: u128) -> Result<(), String> {
+    async fn check_callback(&self, session: SessionId, nonce: u128) -> Result<(), (TurnedAway, String)> {
         if self.pulse.borrow().serving.is_none() {
-            return Err(not_serving(&self.handle).to_string());
+            return Err((TurnedAway::NotServing, not_serving(&self.handle).to_string()));
         }
         let look = move |application: &mut LockApplication| application.machine().admits_callback(session, nonce);
         match self.handle.visit(look).await {
             Some(true) => Ok(()),
-            Some(false) => Err(format!("session {session} was opened by somebody else: open a new one")),
-            None => Err("too much waits at this member: try again".into()),
+            Some(false) => {
+                let other = format!("session {session} was opened by somebody else: open a new one");
+                Err((TurnedAway::OtherSession, other))
+            }
+            None => Err((TurnedAway::Full, "too much waits at this member: try again".into())),
         }
     }
 
@@ -165,6 +193,8 @@ impl Edge {
         if connection.welcome(&welcome).await.is_err() {
             return;
         }
+        let kind = if hello.role == Role::Callback { Peer::Callback } else { Peer::Client };
+        let _connected = Connected::new(&self.counters, kind);
         match hello.role {
             Role::Callback => self.serve_callback(connection, SessionId(hello.sender)).await,
             _ => {

@@ -4,6 +4,7 @@
 //! what it submitted is executed all the same.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use lock_protocol::{
     Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberChange, MemberStatus, Open, Opened, Outcome,
@@ -14,6 +15,7 @@ use tarpc::context::Context;
 
 use super::Edge;
 use crate::machine::Op;
+use crate::metrics::Request;
 use crate::primary::answers;
 use crate::status::member_status;
 
@@ -23,39 +25,56 @@ pub(super) struct Service(pub(super) Arc<Edge>);
 
 impl LockService for Service {
     async fn open(self, _: Context, open: Open) -> Result<Opened, Refusal> {
-        answers::opened(&self.submit_one(Op::Open(open)).await?)
+        let work = async { answers::opened(&self.submit_one(Op::Open(open)).await?) };
+        self.count(Request::Open, work).await
     }
 
     async fn submit(self, _: Context, submission: Submission) -> Result<Vec<Outcome>, Refusal> {
+        let (began, counters) = (Instant::now(), &self.0.counters);
         self.0.keep_alives.hear();
-        let commands = answers::commands(submission)?;
-        answers::outcomes(self.0.handle.submit_all(commands).await)
+        let acquires = counters.commands(submission.requests.iter().map(|request| &request.command));
+        let commands = counters.answer(answers::commands(submission))?;
+        let outcomes = counters.answer(answers::outcomes(self.0.handle.submit_all(commands).await))?;
+        counters.outcomes(&outcomes);
+        counters.acquired(acquires, began.elapsed());
+        Ok(outcomes)
     }
 
     async fn keep_alive(self, _: Context, keep_alive: KeepAlive) -> Result<Renewed, Refusal> {
         self.0.keep_alives.hear();
-        if let Some(refusal) = self.0.refusal_now() {
-            return Err(refusal);
-        }
-        self.0.keep_alives.take(keep_alive).await.unwrap_or(Err(Refusal::ViewChanging))
+        let work = async {
+            match self.0.refusal_now() {
+                Some(refusal) => Err(refusal),
+                None => self.0.keep_alives.take(keep_alive).await.unwrap_or(Err(Refusal::ViewChanging)),
+            }
+        };
+        self.count(Request::KeepAlive, work).await
     }
 
     async fn close(self, _: Context, session: SessionId) -> Result<(), Refusal> {
-        answers::closed(&self.submit_one(Op::Close { session }).await?)
+        let work = async { answers::closed(&self.submit_one(Op::Close { session }).await?) };
+        self.count(Request::Close, work).await
     }
 
     async fn query(self, _: Context, query: Query) -> Result<Answer, Refusal> {
-        // Those that wait here wait in order; everything else goes past them.
-        let _place = self.0.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
-        answers::answer(&self.submit_one(Op::Read(query)).await?)
+        let work = async {
+            // Those that wait here wait in order; everything else goes past them.
+            let _place = self.0.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
+            answers::answer(&self.submit_one(Op::Read(query)).await?)
+        };
+        self.count(Request::Query, work).await
     }
 
     async fn force_release(self, _: Context, force: ForceRelease) -> Result<Vec<ForcedTenure>, Refusal> {
-        let _place = self.0.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
-        answers::forced(&self.submit_one(Op::ForceRelease(force)).await?)
+        let work = async {
+            let _place = self.0.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
+            answers::forced(&self.submit_one(Op::ForceRelease(force)).await?)
+        };
+        self.count(Request::ForceRelease, work).await
     }
 
     async fn status(self, _: Context) -> MemberStatus {
+        self.0.counters.request(Request::Status);
         member_status(&self.0.handle, &self.0.mode)
     }
 
@@ -68,16 +87,24 @@ impl LockService for Service {
             MemberChange::Remove { member } => Change::Remove { member: MemberId(member) },
             MemberChange::Replace { member, address } => Change::Replace { member: MemberId(member), address },
         };
-        self.0.handle.change(change).await.map_err(|error| match error {
+        let refusal = |error| match error {
             ChangeError::NotPrimary { hint } => Refusal::NotPrimary { hint },
             ChangeError::ViewChanging => Refusal::ViewChanging,
             ChangeError::Refused(reason) => Refusal::Invalid(reason),
             ChangeError::Unknown => Refusal::Unknown,
-        })
+        };
+        let work = async { self.0.handle.change(change).await.map_err(refusal) };
+        self.count(Request::ChangeMembers, work).await
     }
 }
 
 impl Service {
+    /// Counts the request and, where it comes to that, its refusal.
+    async fn count<T>(&self, request: Request, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        self.0.counters.request(request);
+        self.0.counters.answer(work.await)
+    }
+
     async fn submit_one(&self, op: Op) -> Result<Vec<u8>, Refusal> {
         self.0.keep_alives.hear();
         let command = answers::command(&op)?;

@@ -82,5 +82,5 @@ pub use effects::{Effect, Revoke};
 pub use force::FORCED_MAX;
 pub use limits::Limits;
 pub use op::{FormatError, Op, Reply};
-pub use statistics::{Durations, Statistics};
+pub use statistics::{DURATION_BOUNDS_US, Durations, Statistics};
 pub use sweep::SWEEP_MAX_STEPS;

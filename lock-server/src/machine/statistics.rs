@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_duration_is_in_the_first_class_whose_bound_it_does_not_exceed() {
         let mut durations = Durations::default();
-        [0, 50, 51, 3_600_000_000, 3_600_000_001].map(|us| durations.record(us));
+        [0, 50, 51, 3_600_000_000, 3_600_000_001].into_iter().for_each(|us| durations.record(us));
         durations.record_many(100, 3);
         assert_eq!((durations.counts[0], durations.counts[1], durations.count()), (2, 4, 8));
         assert_eq!((durations.counts[19], durations.counts[20]), (1, 1));

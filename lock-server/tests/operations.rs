@@ -1,0 +1,254 @@
+//! What a member tells those who watch it: metrics, health, readiness.
+
+mod cluster;
+
+use std::time::{Duration, Instant};
+
+use cluster::{Client, Cluster, DEADLINE, free_ports, run, token};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Members that are not started yet, each with a port for its metrics.
+fn watched(count: usize) -> (Cluster, Vec<u16>) {
+    let mut cluster = Cluster::stopped(count);
+    let ports = free_ports(count);
+    for (extra, port) in cluster.extra.iter_mut().zip(&ports) {
+        extra.extend(["--metrics-listen".into(), format!("127.0.0.1:{port}")]);
+    }
+    (cluster, ports)
+}
+
+async fn started(count: usize) -> (Cluster, Vec<u16>) {
+    let (mut cluster, ports) = watched(count);
+    (1..=count).for_each(|id| cluster.spawn(id));
+    cluster.primary().await;
+    (cluster, ports)
+}
+
+/// What is answered to these bytes.
+async fn ask(port: u16, request: &[u8]) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
+    connection.write_all(request).await?;
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8(answer).expect("text"))
+}
+
+/// Status and body; none where nothing is answered.
+async fn try_get(port: u16, path: &str) -> Option<(String, String)> {
+    let answer = ask(port, format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.to_owned(), body.to_owned()))
+}
+
+async fn get(port: u16, path: &str) -> (String, String) {
+    try_get(port, path).await.expect("an answer")
+}
+
+/// A sample of a page; none where it is not there.
+fn sample(page: &str, name: &str) -> Option<f64> {
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map(|value| value.parse().expect("a number"))
+}
+
+/// Waits until a sample of this member's page is as it should be.
+async fn wait_for(port: u16, name: &str, expected: impl Fn(f64) -> bool) {
+    let started = Instant::now();
+    loop {
+        let (_, page) = get(port, "/metrics").await;
+        if sample(&page, name).is_some_and(&expected) {
+            return;
+        }
+        assert!(started.elapsed() < DEADLINE, "{name}: {:?} in\n{page}", sample(&page, name));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until a path is answered with this status; gives the body.
+async fn wait_for_status(port: u16, path: &str, status: &str) -> String {
+    let started = Instant::now();
+    loop {
+        let answer = try_get(port, path).await;
+        if let Some((found, body)) = &answer
+            && found == status
+        {
+            return body.clone();
+        }
+        assert!(started.elapsed() < DEADLINE, "{path} is answered {answer:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn requirement_12_waits_holds_queues_grants_revokes_and_durability_are_told_out_of_the_box() {
+    run(async {
+        let (cluster, ports) = started(1).await;
+        let lease = Duration::from_secs(60);
+        let mut holder = Client::open_with_callback(&cluster, lease).await;
+        let mut waiter = Client::open(&cluster, lease).await;
+        let held = token(&holder.acquire("a").await);
+        waiter.acquire("a").await;
+        holder.hears_revoke("a", held).await;
+        for (name, expected) in [
+            ("plumeria_sessions", 2.0),
+            ("plumeria_locks", 1.0),
+            ("plumeria_waiters", 1.0),
+            ("plumeria_grants_total{how=\"at_once\"}", 1.0),
+            ("plumeria_connections{peer=\"callback\"}", 1.0),
+        ] {
+            wait_for(ports[0], name, |value| value == expected).await;
+        }
+        holder.release("a", held).await;
+        for (name, expected) in [
+            ("plumeria_locks", 1.0),
+            ("plumeria_waiters", 0.0),
+            ("plumeria_grants_total{how=\"queued\"}", 1.0),
+            ("plumeria_wait_seconds_count", 1.0),
+            ("plumeria_hold_seconds_count", 1.0),
+        ] {
+            wait_for(ports[0], name, |value| value == expected).await;
+        }
+        // Where a call takes so long that it is repeated, there are more.
+        for (name, at_least) in [
+            ("plumeria_requests_total{kind=\"acquire\"}", 2.0),
+            ("plumeria_acquire_seconds_count", 2.0),
+            ("plumeria_revokes_total", 1.0),
+            ("plumeria_callbacks_total{result=\"acknowledged\"}", 1.0),
+            ("plumeria_terms_total", 1.0),
+            ("plumeria_view_changes_total", 1.0),
+            ("plumeria_flush_seconds_count", 1.0),
+            ("plumeria_log_bytes", 1.0),
+            ("plumeria_log_written_bytes_total", 1.0),
+            ("plumeria_resident_memory_bytes", 1e6),
+        ] {
+            wait_for(ports[0], name, |value| value >= at_least).await;
+        }
+        let (_, page) = get(ports[0], "/metrics").await;
+        assert!(page.contains("durability=\"nvm\",medium=\"file, durable\"} 1"), "{page}");
+    });
+}
+
+#[test]
+fn requirement_12_roles_views_and_lag_of_all_members_are_told() {
+    run(async {
+        let (_cluster, ports) = started(3).await;
+        let started = Instant::now();
+        loop {
+            let mut pages = Vec::new();
+            for port in &ports {
+                pages.push(get(*port, "/metrics").await.1);
+            }
+            let count = |name: &str| pages.iter().filter(|page| sample(page, name) == Some(1.0)).count();
+            let roles = [count("plumeria_role{role=\"primary\"}"), count("plumeria_role{role=\"backup\"}")];
+            let in_sync = "plumeria_members{standing=\"in_sync\"}";
+            let lags = pages.iter().map(|page| page.matches("plumeria_member_lag_ops{member=").count());
+            let agreed = pages.iter().all(|page| {
+                let same = |name| sample(page, name) == sample(&pages[0], name);
+                same("plumeria_view") && same("plumeria_applied_op") && sample(page, in_sync) == Some(3.0)
+            });
+            // The primary tells the lag of both others, the others tell none.
+            if roles == [1, 2] && count("plumeria_serving") == 3 && agreed && lags.sum::<usize>() == 2 {
+                return;
+            }
+            assert!(started.elapsed() < DEADLINE, "{}", pages.join("\n---\n"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
+#[test]
+fn the_guide_says_of_every_metric_what_the_page_says_and_names_no_other() {
+    let guide = include_str!("../../docs/operations.md");
+    let in_guide: Vec<(String, String, String)> = guide
+        .lines()
+        .filter_map(|line| {
+            let cells: Vec<&str> = line.strip_prefix("| `plumeria_")?.trim_end_matches(" |").split(" | ").collect();
+            let [name, kind, help] = cells[..] else { panic!("not three cells: {line}") };
+            Some((format!("plumeria_{}", name.trim_end_matches('`')), kind.to_owned(), help.to_owned()))
+        })
+        .collect();
+    run(async {
+        let (_cluster, ports) = started(1).await;
+        // What the machine says is left out where the member has too much to do.
+        wait_for(ports[0], "plumeria_terms_total", |_| true).await;
+        let (_, page) = get(ports[0], "/metrics").await;
+        let mut on_page = Vec::new();
+        for (help, kind) in page.lines().zip(page.lines().skip(1)) {
+            if let (Some(help), Some(kind)) = (help.strip_prefix("# HELP "), kind.strip_prefix("# TYPE ")) {
+                let ((name, help), (same, kind)) =
+                    (help.split_once(' ').expect("a help"), kind.split_once(' ').expect("a type"));
+                assert_eq!(name, same);
+                on_page.push((name.to_owned(), kind.to_owned(), help.to_owned()));
+            }
+        }
+        on_page.sort();
+        let mut in_guide = in_guide;
+        in_guide.sort();
+        assert!(on_page.len() > 30);
+        assert_eq!(in_guide, on_page);
+    });
+}
+
+#[test]
+fn a_member_without_a_majority_is_alive_and_not_ready_and_says_why() {
+    run(async {
+        let (mut cluster, ports) = watched(3);
+        cluster.spawn(1);
+        assert_eq!(wait_for_status(ports[0], "/healthz", "200").await, "alive\n");
+        let (status, reason) = get(ports[0], "/readyz").await;
+        assert!(status == "503" && reason.starts_with("not ready: "), "{status} {reason}");
+
+        cluster.spawn(2);
+        cluster.spawn(3);
+        cluster.primary().await;
+        let ready = wait_for_status(ports[0], "/readyz", "200").await;
+        assert!(ready.contains(" in view "), "{ready}");
+        cluster.kill(2);
+        cluster.kill(3);
+        wait_for_status(ports[0], "/readyz", "503").await;
+        assert_eq!(get(ports[0], "/healthz").await.0, "200");
+    });
+}
+
+#[test]
+fn what_is_no_get_of_a_known_path_is_refused_and_costs_the_member_nothing() {
+    run(async {
+        let (cluster, ports) = started(1).await;
+        for (request, expected) in [
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], "HTTP/1.1 404 "),
+            (b"POST /metrics HTTP/1.1\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 405 "),
+            (b"\xff\xfe\r\n\r\n", "HTTP/1.1 400 "),
+        ] {
+            let answer = ask(ports[0], request).await.expect("an answer");
+            assert!(answer.starts_with(expected), "{answer}");
+        }
+        let mut long = TcpStream::connect(("127.0.0.1", ports[0])).await.expect("connected");
+        let endless = async { while long.write_all(&[b'a'; 1024]).await.is_ok() {} };
+        tokio::time::timeout(DEADLINE, endless).await.expect("a request without an end is cut off");
+
+        // As many that say nothing as there are places: the locks are served, and the places are free when they are gone.
+        let mut silent = Vec::new();
+        for _ in 0..16 {
+            silent.push(TcpStream::connect(("127.0.0.1", ports[0])).await.expect("connected"));
+        }
+        let mut client = Client::open(&cluster, Duration::from_secs(60)).await;
+        token(&client.acquire("a").await);
+        drop(silent);
+        wait_for_status(ports[0], "/healthz", "200").await;
+    });
+}
+
+#[test]
+fn whoever_is_turned_away_is_counted_by_the_reason() {
+    run(async {
+        let (cluster, ports) = started(1).await;
+        let port: u16 =
+            cluster.endpoints[0].to_string().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+        // Longer than any hello, so that it is judged at once.
+        drop(ask(port, &[b'x'; 4096]).await);
+        wait_for(ports[0], "plumeria_connections_refused_total{reason=\"malformed\"}", |count| count == 1.0).await;
+        let stranger = wire::Hello { role: wire::Role::Client, cluster: 7, sender: 0, secret: 0 };
+        wire::dial(&cluster.endpoints[0], &stranger, DEADLINE).await.expect_err("refused");
+        wait_for(ports[0], "plumeria_connections_refused_total{reason=\"other_cluster\"}", |count| count == 1.0).await;
+    });
+}
