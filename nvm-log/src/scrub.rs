@@ -1,7 +1,8 @@
 //! The background scrub: reads a piece of what should be durable at each call, and reports what is damaged while peers still have it.
 //!
 //! Why it is right: it compares the medium with what the process knows of it, the checksum of each frame's header, and changes nothing
-//! there. A frame that is not flushed yet is left out, and so is space that may be overwritten.
+//! there. A frame that is not flushed yet is left out, and so is space that may be overwritten. A snapshot is read chunk by chunk; one that is
+//! switched to meanwhile is read from its beginning.
 
 use std::ops::RangeInclusive;
 
@@ -10,6 +11,7 @@ use crate::frame::{Class, HEADER, Header};
 use crate::layout::{LINE, checksum, u32_at};
 use crate::medium::Medium;
 use crate::repair::Damage;
+use crate::snapshot;
 use crate::superblock::Superblock;
 use crate::{Error, Store};
 
@@ -20,6 +22,11 @@ pub enum Finding {
     Log {
         /// The ops that depend on the damaged frames.
         ops: RangeInclusive<u64>,
+    },
+    /// The newest snapshot. Write it again, or a later one: it goes where the older one is.
+    Snapshot {
+        /// Its op.
+        op: u64,
     },
     /// A copy of the control record. The next flush writes the record again, elsewhere.
     Control,
@@ -43,7 +50,16 @@ pub struct Scrubbed {
 pub(crate) struct Scrubber {
     /// The next frame to read; before the head means at the head.
     position: u64,
+    /// The next chunk of a snapshot; none while the log is being read.
+    chunk: Option<Chunk>,
     buffer: Vec<u8>,
+}
+
+/// A place in the newest snapshot.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chunk {
+    generation: u64,
+    index: u64,
 }
 
 /// A stretch of the ring that holds whole frames.
@@ -58,11 +74,15 @@ pub(crate) struct Stretch {
 }
 
 impl<M: Medium> Store<M> {
-    /// Reads so many bytes of the log and checks them, at least one frame; at the end of a round also the control record and the superblock.
+    /// Reads so many bytes of the log, then of the newest snapshot, and checks them, at least one frame or chunk; at the end of a round also the
+    /// control record and the superblock.
     pub fn scrub(&mut self, budget_bytes: u64) -> Result<Scrubbed, Error> {
         self.check()?;
         let mut scrubbed = Scrubbed::default();
-        let result = self.scrub_log(budget_bytes, &mut scrubbed);
+        let result = match self.scrubber.chunk {
+            None => self.scrub_log(budget_bytes, &mut scrubbed),
+            Some(chunk) => self.scrub_snapshot(chunk, budget_bytes, &mut scrubbed),
+        };
         self.poison_on_io(result)?;
         if scrubbed.is_round {
             let result = self.scrub_fixed(&mut scrubbed);
@@ -77,7 +97,7 @@ impl<M: Medium> Store<M> {
         while scrubbed.bytes < budget_bytes.max(1) {
             let Some(stretch) = self.ring.stretch_at(self.scrubber.position) else {
                 self.scrubber.position = 0;
-                scrubbed.is_round = true;
+                self.scrubber.chunk = Some(Chunk::default());
                 return Ok(());
             };
             let is_whole = self.is_whole(stretch)?;
@@ -95,6 +115,38 @@ impl<M: Medium> Store<M> {
             self.scrubber.position = stretch.end;
         }
         Ok(())
+    }
+
+    /// The newest snapshot: the other one may have been written over in part already.
+    fn scrub_snapshot(&mut self, chunk: Chunk, budget_bytes: u64, scrubbed: &mut Scrubbed) -> Result<(), Error> {
+        let newest = self.newest().and_then(|area| Some((area, self.record.snapshots[area]?)));
+        let Some((area, stored)) = newest else {
+            self.end_round(scrubbed);
+            return Ok(());
+        };
+        let mut index = if stored.generation == chunk.generation { chunk.index } else { 0 };
+        while scrubbed.bytes < budget_bytes.max(1) {
+            if index > snapshot::chunks(stored.bytes) {
+                self.end_round(scrubbed);
+                break;
+            }
+            let (salt, buffer) = (self.superblock.salt, &mut self.scrubber.buffer);
+            let (bytes, is_whole) = snapshot::check(&self.media.areas[area], salt, &stored, index, buffer)?;
+            scrubbed.bytes += bytes;
+            if !is_whole {
+                scrubbed.findings.push(Finding::Snapshot { op: stored.meta.op });
+                self.end_round(scrubbed);
+                break;
+            }
+            index += 1;
+            self.scrubber.chunk = Some(Chunk { generation: stored.generation, index });
+        }
+        Ok(())
+    }
+
+    fn end_round(&mut self, scrubbed: &mut Scrubbed) {
+        self.scrubber.chunk = None;
+        scrubbed.is_round = true;
     }
 
     /// Whether the frames of a stretch are those that were written.

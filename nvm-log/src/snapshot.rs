@@ -150,9 +150,44 @@ impl Unfinished {
     }
 }
 
+/// How many chunks so many bytes have.
+pub(crate) fn chunks(bytes: u64) -> u64 {
+    bytes.div_ceil(CHUNK_BYTES)
+}
+
+/// Reads one part of a snapshot that the control record names: its header and checksums at index 0, then chunk by chunk. Returns how many bytes were
+/// read, and whether they are those that were written.
+pub(crate) fn check(
+    area: &impl Medium,
+    salt: u64,
+    stored: &Stored,
+    index: u64,
+    buffer: &mut Vec<u8>,
+) -> Result<(u64, bool), Error> {
+    let reading = Error::io("scrubbing the snapshot");
+    let count = chunks(stored.bytes);
+    let at = sums_offset(stored.bytes).and_then(|at| Some((at, at.checked_add(4 * count)?)));
+    let Some((at, _)) = at.filter(|&(_, end)| end <= area.size()) else { return Ok((0, false)) };
+    let Some(chunk) = index.checked_sub(1) else {
+        buffer.resize(HEADER + 4 * count as usize, 0);
+        area.read(0, &mut buffer[..HEADER]).map_err(&reading)?;
+        area.read(at, &mut buffer[HEADER..]).map_err(&reading)?;
+        let sum = checksum(salt, &buffer[8..]);
+        let is_whole = u32_at(buffer, 0) == MAGIC && sum == u32_at(buffer, 4) && sum == stored.manifest_sum;
+        return Ok((buffer.len() as u64, is_whole));
+    };
+    let begin = chunk * CHUNK_BYTES;
+    let len = CHUNK_BYTES.min(stored.bytes - begin);
+    let mut sum = [0; 4];
+    area.read(at + 4 * chunk, &mut sum).map_err(&reading)?;
+    buffer.resize(len as usize, 0);
+    area.read(DATA + begin, buffer).map_err(&reading)?;
+    Ok((len, checksum(salt, buffer) == u32::from_le_bytes(sum)))
+}
+
 /// The bytes of a snapshot that the control record names, or none if any of them is damaged.
 pub(crate) fn read(area: &impl Medium, salt: u64, stored: &Stored) -> Result<Option<Vec<u8>>, Error> {
-    let count = stored.bytes.div_ceil(CHUNK_BYTES);
+    let count = chunks(stored.bytes);
     let at = sums_offset(stored.bytes).and_then(|at| Some((at, at.checked_add(4 * count)?)));
     let Some((at, _)) = at.filter(|&(_, end)| end <= area.size()) else { return Ok(None) };
     let mut manifest = vec![0; HEADER + 4 * count as usize];

@@ -68,6 +68,23 @@ pub enum Input {
         /// What.
         change: Change,
     },
+    /// The medium has lost something that was durable: a scrub found it.
+    Damaged {
+        /// What.
+        damage: Damage,
+    },
+}
+
+/// Damage to the store of a running member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// Entries from the one with this op on.
+    Log {
+        /// The first op that is not whole.
+        op: u64,
+    },
+    /// The newest snapshot.
+    Snapshot,
 }
 
 /// What the shell has to do. Appended to by each step; the shell empties it.
@@ -129,6 +146,11 @@ pub enum Record {
         keep_suffix: bool,
         /// Written with it.
         control: Control,
+    },
+    /// These entries, the last of the log, are stored again where they cannot be read any more. They change nothing that counts.
+    Repair {
+        /// To the log's end.
+        entries: Vec<Arc<Entry>>,
     },
 }
 

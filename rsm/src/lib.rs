@@ -91,6 +91,7 @@ mod message;
 #[cfg(any(test, feature = "mutants"))]
 pub mod mutant;
 mod octets;
+mod repair;
 mod replica;
 mod shell;
 mod state_machine;
@@ -101,7 +102,9 @@ pub use control::{Control, Identity};
 pub use entry::{Entry, Payload};
 pub use ids::{ClusterId, Incarnation, MemberId, Viewstamp};
 pub use image::SnapshotImage;
-pub use interface::{Input, Micros, Output, Record, Recovered, Rejection, Send, Settings, Status, Tag, Timing, Token};
+pub use interface::{
+    Damage, Input, Micros, Output, Record, Recovered, Rejection, Send, Settings, Status, Tag, Timing, Token,
+};
 pub use message::{Envelope, Founding, Health, Message};
 pub use replica::Replica;
 #[cfg(any(test, feature = "model"))]
@@ -113,7 +116,8 @@ pub use shell::{
 
 /// For other shells: how records become durable in an [`nvm_log::Store`] on any medium, and what an opened one holds.
 pub mod storage {
-    pub use crate::shell::{RecordStore, RecordWriter, Refusal, identity_of, recovered};
+    pub use crate::repair::{Damaged, Repair, Verdict};
+    pub use crate::shell::{Contents, RecordStore, RecordWriter, Refusal, contents, identity_of, recovered};
 }
 
 pub use state_machine::{Application, SnapshotPart, StateMachine};

@@ -103,6 +103,12 @@ impl Log {
         found
     }
 
+    /// The entry that holds an op, and all after it.
+    pub(crate) fn from(&self, op: u64) -> Vec<Arc<Entry>> {
+        let before = self.count_to(op.saturating_sub(1));
+        self.entries.range(before..).map(|held| Arc::clone(&held.entry)).collect()
+    }
+
     /// How many entries lie after an op.
     pub(crate) fn count_after(&self, op: u64) -> usize {
         self.entries.len() - self.count_to(op)

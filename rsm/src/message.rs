@@ -200,6 +200,24 @@ pub enum Message {
         /// One that ends above this op.
         above: u64,
     },
+    /// "My log held both of these viewstamps, and has lost what lies between": from a member whose store is damaged, to any other.
+    FetchLost {
+        /// What it has of the log ends here.
+        after: Viewstamp,
+        /// What it has beyond goes on from here; none where it does not know.
+        upto: Option<Viewstamp>,
+    },
+    /// The answer.
+    Kept {
+        /// What was asked for.
+        upto: Option<Viewstamp>,
+        /// The viewstamp before the first entry.
+        previous: Viewstamp,
+        /// In order, up to `upto` at most; none if the sender's log does not hold that.
+        entries: Vec<Arc<Entry>>,
+        /// The sender serves as primary, with a majority in contact that the asker is not part of.
+        serves: bool,
+    },
 }
 
 impl Message {

@@ -205,33 +205,56 @@ fn damage_before_what_the_snapshot_needs_is_left_behind() {
     assert_eq!((found.outcome, found.frames.len(), store.head_op()), (Outcome::Clean, 1, 2));
 }
 
+/// What a scrub finds, piece by piece.
+fn whole_round(run: &mut Run) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    loop {
+        let mut scrubbed = run.store.scrub(200).expect("the medium is sound");
+        findings.append(&mut scrubbed.findings);
+        if scrubbed.is_round {
+            return findings;
+        }
+    }
+}
+
+#[test]
+fn a_scrub_finds_damage_in_the_newest_snapshot_wherever_it_is_and_a_new_one_heals_it() {
+    use Step::{Append, Flush, Snapshot};
+    let steps = [Append(2, 30), Flush, Snapshot(1), Append(2, 30), Flush, Snapshot(3), Flush];
+    // Where a snapshot begins, its bytes, its checksums.
+    for at in [9, 0x1003, 0x2001] {
+        let mut run = Run::format(Tearing::Sectors(512), &options());
+        run.steps(&steps).expect("sound media");
+        assert_eq!(whole_round(&mut run), []);
+        run.disk.damage(1, at..at + 1, |bytes| bytes[0] ^= 1);
+        assert_eq!(whole_round(&mut run), [], "the older one may be written over at any time");
+        run.disk.damage(2, at..at + 1, |bytes| bytes[0] ^= 1);
+        assert_eq!(whole_round(&mut run), [Finding::Snapshot { op: 4 }], "at {at}");
+        let meta = run.store.snapshot().expect("there is one");
+        run.store.write_snapshot(meta, b"the same state").expect("there is room");
+        assert_eq!(whole_round(&mut run), []);
+        let (_, found) = Store::open_on(run.disk.media(), &options()).expect("it opens");
+        assert_eq!((found.outcome, found.snapshot), (Outcome::Clean, Some((meta, b"the same state".to_vec()))));
+    }
+}
+
 #[test]
 fn a_scrub_finds_damage_in_a_live_log_and_the_repair_from_memory_heals_it() {
     use Step::{Append, Control, Flush};
     let mut run = Run::format(Tearing::Sectors(512), &options());
     run.steps(&[Append(2, 30), Flush, Append(1, 100), Append(2, 10), Control, Flush]).expect("sound media");
     let frames = Store::open_on(Canvas::new(run.disk.visible()).media(), &options()).expect("it opens").1.frames;
-    let mut whole_round = || {
-        let mut findings = Vec::new();
-        loop {
-            let mut scrubbed = run.store.scrub(200).expect("the medium is sound");
-            findings.append(&mut scrubbed.findings);
-            if scrubbed.is_round {
-                return findings;
-            }
-        }
-    };
-    assert_eq!(whole_round(), []);
+    assert_eq!(whole_round(&mut run), []);
     run.disk.damage(0, RING + 128 + 80..RING + 128 + 81, |bytes| bytes[0] ^= 1);
     run.disk.damage(0, 0x4000..0x4100, |bytes| bytes.fill(0));
     run.disk.damage(0, 0x9000..0x9100, |bytes| bytes.fill(0));
-    assert_eq!(whole_round(), [Finding::Log { ops: 3..=5 }, Finding::Control]);
+    assert_eq!(whole_round(&mut run), [Finding::Log { ops: 3..=5 }, Finding::Control]);
     run.store.append(&Frame { first_op: 6, count: 1, previous: (1, 5), ..frames[0].clone() }).expect("it goes on");
     run.store.flush().expect("the medium is sound");
     let mut suffix = frames[1..].to_vec();
     suffix.push(Frame { first_op: 6, count: 1, previous: (1, 5), ..frames[0].clone() });
     run.store.repair(&suffix).expect("it fits");
-    assert!(run.store.scrub(1 << 20).expect("the medium is sound").findings.is_empty());
+    assert_eq!(whole_round(&mut run), []);
     assert_eq!(run.store.statistics().scrub_findings, 2);
     let (_, found) = Store::open_on(run.disk.media(), &options()).expect("it opens");
     assert_eq!((found.outcome, found.last_op, &found.frames[1..]), (Outcome::Clean, 6, &suffix[..]));

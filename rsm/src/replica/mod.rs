@@ -15,6 +15,7 @@
 //! | `leaving.rs` | a store that is no longer listed: what it owes the others before it stops | S1, S12 |
 //! | `witness.rs` | a member that holds the log's tail and no state | S13 |
 //! | `catch_up.rs` | what a laggard gets: log tail or snapshot | section 4 |
+//! | `damage.rs` | entries for a member whose log has a hole; damage to the own medium | S4 |
 //! | `recovery.rs` | what a member is when it starts, from what its store held | S8, S10 |
 //! | `status.rs` | what it says of itself, for people | |
 //! | `abstraction.rs` | the core without its clock, for the model checker only | |
@@ -22,6 +23,7 @@
 #[cfg(any(test, feature = "model"))]
 mod abstraction;
 mod catch_up;
+mod damage;
 mod execution;
 mod founding;
 mod leaving;
@@ -137,6 +139,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Unreachable { member, incarnation } => self.on_unreachable(now, member, incarnation, out),
             Input::HandOver { to } => self.on_hand_over(now, to, out),
             Input::Change { tag, change } => self.on_change(now, tag, change, out),
+            Input::Damaged { damage } => self.on_damaged(damage, out),
         }
     }
 
@@ -174,6 +177,10 @@ impl<M: StateMachine> Replica<M> {
         }
         if own != ClusterId(0) && cluster != ClusterId(0) && own != cluster {
             return;
+        }
+        // One that asks for what it has lost is as good as down, and maybe about to give its store up.
+        if let Message::FetchLost { after, upto } = message {
+            return self.on_fetch_lost(now, from.member, after, upto, out);
         }
         if self.view().is_some_and(|view| view.lists(from.member, from.incarnation)) {
             self.heard.insert(from.member, now);

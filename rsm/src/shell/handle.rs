@@ -40,7 +40,6 @@ pub struct Handle {
 
 /// What all parts of the shell share.
 pub(super) struct Shared {
-    pub(super) identity: Identity,
     pub(super) clock: Clock,
     /// The last view known at the start; 0 for none.
     pub(super) first_view: u64,
@@ -124,12 +123,12 @@ impl Handle {
 
     /// The member's number.
     pub fn member(&self) -> MemberId {
-        self.shared.identity.member
+        self.identity().member
     }
 
-    /// Whose store it is.
+    /// Whose store it is. Another incarnation's, once a damaged store was given up.
     pub fn identity(&self) -> Identity {
-        self.shared.identity
+        self.shared.incoming.context.identity()
     }
 
     /// The back end and what it is worth, for people, as in "file, durable".
@@ -257,7 +256,7 @@ impl Handle {
 
 impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Handle").field("identity", &self.shared.identity).finish_non_exhaustive()
+        f.debug_struct("Handle").field("identity", &self.identity()).finish_non_exhaustive()
     }
 }
 

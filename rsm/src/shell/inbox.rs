@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::statistics::Counts;
 use crate::limits::WAITING_MAX_COMMANDS;
-use crate::{Change, ChangeError, ClusterId, Identity, Incarnation, MemberId, Message, Rejection, Token};
+use crate::{Change, ChangeError, ClusterId, Damage, Identity, Incarnation, MemberId, Message, Rejection, Token};
 
 /// Requests that wait for the replica thread: some milliseconds of its work.
 const QUEUE_MAX: usize = 16 << 10;
@@ -75,6 +75,7 @@ pub(super) struct Inbox {
     waiting_commands: AtomicUsize,
     message_bytes: AtomicUsize,
     durable: AtomicU64,
+    damage: Mutex<Vec<Damage>>,
     ending: AtomicU8,
     fault: Mutex<Option<String>>,
     dropped_messages: AtomicU64,
@@ -89,6 +90,7 @@ impl Inbox {
             waiting_commands: AtomicUsize::new(0),
             message_bytes: AtomicUsize::new(0),
             durable: AtomicU64::new(0),
+            damage: Mutex::default(),
             ending: AtomicU8::new(Ending::Running as u8),
             fault: Mutex::new(None),
             dropped_messages: AtomicU64::new(0),
@@ -144,6 +146,23 @@ impl Inbox {
 
     pub(super) fn durable(&self) -> Token {
         self.durable.load(Ordering::Acquire)
+    }
+
+    /// The store has lost something that was durable. Of the log the first place is enough.
+    pub(super) fn note_damage(&self, damage: Damage) {
+        let mut noted = self.damage.lock();
+        let known = noted.iter_mut().find(|known| std::mem::discriminant(*known) == std::mem::discriminant(&damage));
+        match (known, damage) {
+            (Some(Damage::Log { op: first }), Damage::Log { op }) => *first = op.min(*first),
+            (Some(_), _) => {}
+            (None, damage) => noted.push(damage),
+        }
+        drop(noted);
+        self.wake();
+    }
+
+    pub(super) fn take_damage(&self) -> Vec<Damage> {
+        std::mem::take(&mut *self.damage.lock())
     }
 
     /// The member cannot go on, for this reason; the first one counts.
@@ -205,7 +224,7 @@ pub(super) fn size_bytes(message: &Message) -> usize {
     /// More than any message without entries or a piece takes, views of [`crate::MEMBERS_MAX`] long addresses apart.
     const PLAIN: usize = 256;
     let payload = match message {
-        Message::Append { entries, .. } | Message::Entries { entries, .. } => {
+        Message::Append { entries, .. } | Message::Entries { entries, .. } | Message::Kept { entries, .. } => {
             entries.iter().map(|entry| entry.size_bytes()).sum()
         }
         Message::Chunk { bytes, .. } => bytes.len(),

@@ -71,7 +71,7 @@ impl Incoming {
 
     /// One line for the other side, if it does not belong here.
     fn check(&self, hello: &Hello) -> Result<(), String> {
-        let (own, cluster) = (self.context.identity.member, self.context.cluster.lock().0);
+        let (own, cluster) = (self.context.identity().member, self.context.cluster.lock().0);
         if hello.role != Role::Peer {
             return Err(format!("member {own} takes members here, not clients"));
         }
@@ -101,7 +101,7 @@ impl Incoming {
         }
         let from = Identity { member: MemberId(hello.sender), incarnation: Incarnation(hello.secret) };
         let cluster = self.context.cluster.lock().0;
-        connection.welcome(&Welcome::Accepted { cluster, member: self.context.identity.member.0 }).await?;
+        connection.welcome(&Welcome::Accepted { cluster, member: self.context.identity().member.0 }).await?;
         let number = self.enter(from);
         let result = self.deliver_all(connection, from).await;
         let was_newest = self.leave(from, number);

@@ -24,7 +24,7 @@ use super::break_point::{BreakPoint, BreakPoints};
 use super::inbox::{Inbox, Request, size_bytes};
 use super::peers::{Peer, Peers};
 use crate::limits::MESSAGE_MAX_BYTES;
-use crate::{ClusterId, Envelope, Identity, MemberId, Message, View};
+use crate::{ClusterId, Envelope, Identity, Incarnation, MemberId, Message, View};
 
 /// Messages that wait for a link; more are dropped. The core's window keeps them far below while the link works.
 const QUEUE_MAX_MESSAGES: usize = 1024;
@@ -54,12 +54,19 @@ pub trait MemberService {
 
 /// What the links and the replica thread share.
 pub(super) struct LinkContext {
-    pub(super) identity: Identity,
+    /// Another, once a damaged store has been given up for an empty one.
+    pub(super) identity: Mutex<Identity>,
     /// As last known; 0 before the founding.
     pub(super) cluster: Mutex<ClusterId>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) break_points: Arc<BreakPoints>,
     pub(super) peers: Peers,
+}
+
+impl LinkContext {
+    pub(super) fn identity(&self) -> Identity {
+        *self.identity.lock()
+    }
 }
 
 /// Runs a link that is new.
@@ -129,7 +136,7 @@ impl Links {
             return;
         }
         self.followed = view.number;
-        let me = self.context.identity.member;
+        let me = self.context.identity().member;
         for slot in view.slots.iter().filter(|slot| slot.member != me) {
             match slot.address.parse() {
                 Ok(endpoint) => self.add(slot.member, endpoint),
@@ -147,7 +154,7 @@ impl Links {
             tracing::debug!(%to, "no link to this member");
             return;
         };
-        let Identity { member, incarnation } = self.context.identity;
+        let Identity { member, incarnation } = self.context.identity();
         let cluster = *self.context.cluster.lock();
         drop(queue.try_send(Envelope { cluster, from: member, incarnation, message }));
     }
@@ -169,9 +176,9 @@ impl Link {
         let mut backoff = BACKOFF_MIN;
         loop {
             match self.dial().await {
-                Ok(connection) => {
+                Ok((connection, incarnation)) => {
                     let since = Instant::now();
-                    match self.serve(connection).await {
+                    match self.serve(connection, incarnation).await {
                         Broken::Ended => return,
                         Broken::ByPeer => {
                             tracing::info!(to = %self.to, "the connection broke");
@@ -198,9 +205,9 @@ impl Link {
         }
     }
 
-    async fn dial(&mut self) -> Result<wire::Connection, (Endpoint, String)> {
+    async fn dial(&mut self) -> Result<(wire::Connection, Incarnation), (Endpoint, String)> {
         let (endpoint, endpoints) = self.peer.endpoint(self.attempt);
-        let Identity { member, incarnation } = self.context.identity;
+        let Identity { member, incarnation } = self.context.identity();
         let cluster = self.context.cluster.lock().0;
         let hello = Hello { role: Role::Peer, cluster, sender: member.0, secret: incarnation.0 };
         match wire::dial(&endpoint, &hello, DIAL_TIMEOUT).await {
@@ -212,7 +219,7 @@ impl Link {
                 tracing::info!(to = %self.to, %endpoint, "connected");
                 self.refused = 0;
                 self.last_problem.clear();
-                Ok(connection)
+                Ok((connection, incarnation))
             }
             Err(error) => {
                 self.refused = if error.is_connection_refused() { self.refused + 1 } else { 0 };
@@ -225,8 +232,8 @@ impl Link {
         }
     }
 
-    /// Carries messages over the connection until it breaks.
-    async fn serve(&mut self, connection: wire::Connection) -> Broken {
+    /// Carries messages over the connection until it breaks. They are all of the incarnation that it was opened for.
+    async fn serve(&mut self, connection: wire::Connection, incarnation: Incarnation) -> Broken {
         let new = MemberServiceClient::new(client::Config::default(), wire::transport(connection));
         let service = new.client;
         let mut dispatch = pin!(new.dispatch.fuse());
@@ -243,6 +250,9 @@ impl Link {
                 envelopes = gather(&mut self.queue, &mut self.left_over), if calls.len() < CALLS_MAX => {
                     if envelopes.is_empty() {
                         return Broken::Ended;
+                    }
+                    if envelopes.iter().any(|envelope| envelope.incarnation != incarnation) {
+                        return Broken::ByUs("this member begins anew, as another incarnation");
                     }
                     calls.push(deliver(service.clone(), envelopes));
                 }

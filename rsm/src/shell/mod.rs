@@ -22,11 +22,12 @@
 //!
 //! - A snapshot is written by the log writer's thread, or inline where there is none; records that come meanwhile wait.
 //! - A log tail of which the store cannot tell whether it was torn or damaged ([`nvm_log::Outcome::Uncertain`]) is taken as torn, with a warning.
-//! - A store with damage to durable entries is refused, though the others could repair it: the member starts anew as
-//!   another incarnation.
+//! - A member whose log is damaged is down until it is repaired, for votes too, although its promises are whole.
+//! - Damage that a scrub finds and that has no room for a repair stays until the next snapshot lets go of it.
 //! - A member that was removed stays known to the others until they restart; then it is refused at the door, in one line.
 
 mod answers;
+mod assembly;
 mod break_point;
 mod durability;
 mod format;
@@ -41,6 +42,7 @@ mod peer_tests;
 mod peers;
 mod record_writer;
 mod rejoin;
+mod repair_thread;
 mod replica_thread;
 mod stable_control;
 mod statistics;
@@ -57,4 +59,4 @@ pub use node::{Node, NodeSettings, StartError};
 pub use nvm_log::Backend;
 pub use record_writer::RecordWriter;
 pub use statistics::{Snapshots, Statistics};
-pub use store::{RecordStore, Refusal, identity_of, recovered};
+pub use store::{Contents, RecordStore, Refusal, contents, identity_of, recovered};

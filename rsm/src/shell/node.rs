@@ -12,6 +12,7 @@ use nvm_log::{Backend, Options};
 use tokio::sync::watch;
 use wire::Endpoint;
 
+use super::assembly::{Core, Found, Makes, Opened, Parts, Supervisor, repaired, spawn, writer};
 use super::break_point::{BreakPoint, BreakPoints};
 use super::durability::Durability;
 use super::format::FormatError;
@@ -19,18 +20,13 @@ use super::handle::{Ended, Handle, Shared};
 use super::inbox::{Ending, Inbox};
 use super::incoming::Incoming;
 use super::link::{Link, LinkContext, Links};
-use super::log_writer::{self, Writer};
 use super::peers::Peers;
-use super::record_writer::RecordWriter;
-use super::rejoin::Rejoin;
-use super::replica_thread::{Clock, ReplicaThread, ThreadState};
-use super::store::{self, RecordStore};
+use super::repair_thread::BeginAnew;
+use super::replica_thread::Clock;
+use super::store::{self, Contents, RecordStore};
 use super::volatile_store::{EpochStore, RingStore};
 use crate::limits::BATCH_MAX_BYTES;
-use crate::{
-    Application, Founding, Kind, MEMBERS_MAX, MemberId, Recovered, Replica, Settings, StateMachine, Timing, View,
-    Viewstamp,
-};
+use crate::{Application, Kind, MEMBERS_MAX, MemberId, Timing, View};
 
 /// The smallest ring: a frame takes a quarter of it at most, and must hold the largest batch.
 const RING_MIN_BYTES: u64 = 8 * BATCH_MAX_BYTES as u64;
@@ -127,7 +123,7 @@ pub enum StartError {
         /// Who wanted it.
         member: MemberId,
     },
-    /// Durable entries are damaged or missing.
+    /// Durable entries are damaged or missing, and there is nobody to ask for them.
     #[error(
         "the store in {} is damaged: ops {ops} were durable and are lost; move the directory away and start with an empty \
          one, the member then catches up from the others as a new incarnation", dir.display()
@@ -185,21 +181,24 @@ impl Node {
         match settings.durability {
             Durability::Nvm | Durability::FullSs => {
                 let options = Options { backend: *backend, ring_bytes: *ring_bytes, ..Options::default() };
-                let (store, recovered) = store::open(data_dir, &options, *member)?;
+                let (store, contents) = store::open(data_dir, &options, *member)?;
                 let log_bytes = store.ring_bytes();
-                let opened =
-                    Opened { name: store.backend(), inline: *backend == Backend::Shm, log_bytes, store, recovered };
+                let name = store.backend();
+                let inline = *backend == Backend::Shm;
+                let dir = data_dir.clone();
+                let begin_anew: BeginAnew<nvm_log::Store> =
+                    Box::new(move |store, repair| store::begin_anew(&dir, &options, store, repair));
+                let opened = Opened { name, inline, log_bytes, store, contents, begin_anew: Some(begin_anew) };
                 Node::start_on(opened, began, settings, application, runtime)
             }
             Durability::EpochSs => {
                 let (store, recovered) = EpochStore::open(data_dir, *member)?;
-                let opened = Opened { name: "memory".into(), inline: true, log_bytes: *ring_bytes, store, recovered };
+                let opened = Opened::whole("memory".into(), *ring_bytes, store, recovered);
                 Node::start_on(opened, began, settings, application, runtime)
             }
             Durability::Ring => {
                 let (store, recovered) = RingStore::open(data_dir, memory_dir, *ring_bytes, *member)?;
-                let name = "shared memory".into();
-                let opened = Opened { name, inline: true, log_bytes: store.log_bytes(), store, recovered };
+                let opened = Opened::whole("shared memory".into(), store.log_bytes(), store, recovered);
                 Node::start_on(opened, began, settings, application, runtime)
             }
         }
@@ -213,52 +212,65 @@ impl Node {
         runtime: tokio::runtime::Handle,
     ) -> Result<(Node, Handle), StartError> {
         let clock = Clock::start();
-        let Opened { store, name, inline, log_bytes, recovered } = opened;
-        let log_capacity_bytes = usize::try_from(log_bytes).unwrap_or(usize::MAX);
-        let found = Found::of(&recovered);
-        let replica = replica(&settings, recovered, application, log_capacity_bytes, clock)?;
+        let Opened { store, name, inline, log_bytes, contents, begin_anew } = opened;
+        let (tick, is_volatile) = (settings.timing.tick, settings.durability.is_volatile());
+        let found = Found::of(contents.recovered());
+        let makes = Makes { settings: settings.clone(), log_bytes, clock };
+        let core = match (contents, begin_anew) {
+            (Contents::Whole(recovered), _) => Core::Member(Box::new(makes.replica(recovered, application)?)),
+            (Contents::Damaged(damaged), Some(begin_anew)) => {
+                Core::Repair(Box::new(makes.repair(damaged)?), application, begin_anew)
+            }
+            (Contents::Damaged(damaged), None) => return Err(makes.damaged(damaged.ops)),
+        };
 
         let (inbox, requests) = Inbox::new();
         let inbox = Arc::new(inbox);
         let break_points = armed(&settings);
         let context = Arc::new(LinkContext {
-            identity: found.identity,
+            identity: parking_lot::Mutex::new(found.identity),
             cluster: parking_lot::Mutex::new(found.cluster),
             inbox: Arc::clone(&inbox),
             break_points: Arc::clone(&break_points),
             peers: Peers::default(),
         });
-        let (status_sender, status) = watch::channel(Arc::new(replica.status()));
+        let (status_sender, status) = watch::channel(Arc::new(core.status()));
         let (ended_sender, ended) = watch::channel(None);
-        let links = links(&settings, replica.status().view.as_ref(), &context, runtime, ended.clone());
+        let links = links(&settings, core.status().view.as_ref(), &context, runtime, ended.clone());
         let shared = Shared {
-            identity: found.identity,
             clock,
             first_view: found.entered,
             durability: name,
-            is_volatile: settings.durability.is_volatile(),
+            is_volatile,
             inbox: Arc::clone(&inbox),
             status,
             ended: ended.clone(),
-            incoming: Incoming::new(context),
+            incoming: Incoming::new(Arc::clone(&context)),
         };
-        let (writer, log_writer) = writer(store, inline, &inbox)?;
-        let thread = ReplicaThread {
-            replica,
+        let parts = Parts {
             clock,
-            tick: settings.timing.tick,
+            tick,
             requests,
             inbox: Arc::clone(&inbox),
-            writer,
             links,
             status: status_sender,
             break_points,
-            rejoin: Rejoin::new(began, found.last.op),
-            state: ThreadState::new(found.entered, found.last),
+            began,
         };
-        let replica_thread = spawn("replica", move || supervise(thread, log_writer, &inbox, &ended_sender))?;
+        let supervisor = Supervisor { inbox: Arc::clone(&inbox), ended: ended_sender };
+        let thread = match core {
+            Core::Member(replica) => {
+                let (writer, log_writer) = writer(store, inline, &inbox)?;
+                let thread = parts.replica_thread(*replica, writer, &found);
+                spawn("replica", move || supervisor.run(|| Some((thread, log_writer))))?
+            }
+            Core::Repair(repair, application, begin_anew) => {
+                let work = move || repaired(parts, &makes, &context, (store, inline), *repair, application, begin_anew);
+                spawn("replica", move || supervisor.run(work))?
+            }
+        };
         let handle = Handle { shared: Arc::new(shared) };
-        Ok((Node { handle: handle.clone(), threads: vec![replica_thread], ended }, handle))
+        Ok((Node { handle: handle.clone(), threads: vec![thread], ended }, handle))
     }
 
     /// Waits until the member has ended.
@@ -278,39 +290,6 @@ impl Drop for Node {
         self.handle.shared.inbox.end(Ending::Abrupt);
         for thread in self.threads.drain(..) {
             drop(thread.join());
-        }
-    }
-}
-
-/// An opened store, of whichever mode.
-struct Opened<S> {
-    store: S,
-    /// For people, as in "file, durable".
-    name: String,
-    /// A record is written faster than another thread wakes up.
-    inline: bool,
-    /// Room for the log.
-    log_bytes: u64,
-    recovered: Recovered,
-}
-
-/// What the shell itself needs of what was found.
-struct Found {
-    identity: crate::Identity,
-    cluster: crate::ClusterId,
-    entered: u64,
-    last: Viewstamp,
-}
-
-impl Found {
-    fn of(recovered: &Recovered) -> Self {
-        let snapshot = recovered.snapshot.as_ref().map(|image| image.viewstamp);
-        let logged = recovered.entries.last().map(|entry| entry.viewstamp);
-        Found {
-            identity: recovered.identity,
-            cluster: recovered.control.cluster(),
-            entered: recovered.control.config.as_ref().map_or(0, |config| config.last.number),
-            last: logged.or(snapshot).unwrap_or_default(),
         }
     }
 }
@@ -346,28 +325,6 @@ fn check(settings: &NodeSettings) -> Result<(), StartError> {
     Ok(())
 }
 
-fn replica<A: StateMachine>(
-    settings: &NodeSettings,
-    recovered: Recovered,
-    application: A,
-    log_capacity_bytes: usize,
-    clock: Clock,
-) -> Result<Replica<A>, StartError> {
-    let mut members: Vec<_> =
-        settings.members.iter().map(|(id, endpoint, kind)| (*id, endpoint.to_string(), *kind)).collect();
-    members.sort_by_key(|(id, ..)| *id);
-    let address = members.iter().find(|(id, ..)| *id == settings.member).map_or_else(String::new, |own| own.1.clone());
-    let core_settings = Settings {
-        founding: Founding { name: settings.cluster.clone(), members, mode: settings.durability.to_string() },
-        address,
-        timing: settings.timing,
-        snapshot_every_bytes: settings.snapshot_every_bytes,
-        log_capacity_bytes,
-    };
-    Replica::new(core_settings, recovered, application, rand::random(), clock.now())
-        .map_err(|problem| StartError::Content { dir: settings.data_dir.clone(), problem })
-}
-
 fn armed(settings: &NodeSettings) -> Arc<BreakPoints> {
     let break_points = BreakPoints::default();
     #[cfg(feature = "break-points")]
@@ -399,55 +356,9 @@ fn links(
     links
 }
 
-/// Where records go, and the thread that writes them, if there is one.
-fn writer<S: RecordStore>(
-    store: S,
-    inline: bool,
-    inbox: &Arc<Inbox>,
-) -> Result<(Writer<S>, Option<JoinHandle<()>>), StartError> {
-    let writer = RecordWriter::new(store);
-    if inline {
-        return Ok((Writer::Inline(writer), None));
-    }
-    let (groups, waiting) = log_writer::queue();
-    let inbox = Arc::clone(inbox);
-    let thread = spawn("log-writer", move || {
-        let run = std::panic::AssertUnwindSafe(|| log_writer::run(writer, &waiting, &inbox));
-        if std::panic::catch_unwind(run).is_err() {
-            inbox.fail("the log writer failed an assertion: this is a bug".into());
-        }
-    })?;
-    Ok((Writer::Thread(groups), Some(thread)))
-}
-
-/// Runs the replica thread, and announces how it ended once the store is closed.
-fn supervise<A: Application, S: store::RecordStore>(
-    thread: ReplicaThread<A, S>,
-    log_writer: Option<JoinHandle<()>>,
-    inbox: &Inbox,
-    ended: &watch::Sender<Ended>,
-) {
-    let run = std::panic::AssertUnwindSafe(|| thread.run());
-    if std::panic::catch_unwind(run).is_err() {
-        inbox.fail("the replica failed an assertion: this is a bug".into());
-    }
-    if let Some(log_writer) = log_writer {
-        drop(log_writer.join());
-    }
-    let fault = inbox.fault();
-    if let Some(line) = &fault {
-        tracing::error!("this member stops: {line}");
-    }
-    ended.send_replace(Some(fault.map_or(Ok(()), Err)));
-}
-
 async fn until_the_end(link: Link, mut ended: watch::Receiver<Ended>) {
     tokio::select! {
         () = link.run() => {}
         _ = ended.wait_for(Option::is_some) => {}
     }
-}
-
-fn spawn(name: &str, work: impl FnOnce() + std::marker::Send + 'static) -> Result<JoinHandle<()>, StartError> {
-    std::thread::Builder::new().name(name.into()).spawn(work).map_err(StartError::Thread)
 }

@@ -34,7 +34,7 @@ fn identity(member: u64) -> Identity {
 fn context_of(member: u64, cluster: u128) -> (Arc<LinkContext>, Receiver<Request>) {
     let (inbox, requests) = Inbox::new();
     let context = LinkContext {
-        identity: identity(member),
+        identity: parking_lot::Mutex::new(identity(member)),
         cluster: Mutex::new(ClusterId(cluster)),
         inbox: Arc::new(inbox),
         break_points: Arc::new(BreakPoints::default()),

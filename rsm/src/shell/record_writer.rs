@@ -72,7 +72,12 @@ impl<S: RecordStore> RecordWriter<S> {
             }
             Record::Snapshot { image, .. } => self.store.write_snapshot(image)?,
             Record::Install { image, keep_suffix, control } => self.store.install(image, *keep_suffix, control)?,
-            Record::Append(_) | Record::TruncateAfter { .. } => {}
+            Record::Append(_) | Record::TruncateAfter { .. } | Record::Repair { .. } => {}
+        }
+        if let Record::Repair { entries } = record
+            && !self.store.repair(entries)?
+        {
+            tracing::warn!("the damaged part of the log is given back with the next snapshot");
         }
         let released = match record {
             Record::Snapshot { release, .. } => *release,
@@ -91,6 +96,21 @@ impl<S: RecordStore> RecordWriter<S> {
     /// What the store has done since it was opened.
     pub fn statistics(&self) -> nvm_log::Statistics {
         self.store.statistics()
+    }
+
+    /// Reads a piece of what is durable, and says what of it is damaged.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn scrub(&mut self, budget_bytes: u64) -> Result<Vec<nvm_log::Finding>, nvm_log::Error> {
+        if self.has_failed {
+            return Ok(Vec::new());
+        }
+        let findings = self.store.scrub(budget_bytes)?;
+        if findings.contains(&nvm_log::Finding::Control) {
+            self.store.flush()?; // writes the control record anew
+        }
+        Ok(findings)
     }
 
     /// Closes the store, in good order.

@@ -123,7 +123,11 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
         let now = self.clock.now();
         if now >= self.state.next_tick {
             self.state.next_tick = now + self.tick;
+            self.writer.on_tick(&self.inbox);
             self.step(Input::Tick);
+        }
+        for damage in self.inbox.take_damage() {
+            self.step(Input::Damaged { damage });
         }
         let ending = self.inbox.ending();
         ending != Ending::Abrupt && self.settle() && ending == Ending::Running
@@ -247,7 +251,10 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
                     self.state.watch.entering.push((self.state.given, view));
                 }
                 Record::Append(entry) => self.state.watch.last = entry.viewstamp,
-                Record::TruncateAfter { .. } | Record::SnapshotPart { .. } | Record::Snapshot { .. } => {}
+                Record::TruncateAfter { .. }
+                | Record::SnapshotPart { .. }
+                | Record::Snapshot { .. }
+                | Record::Repair { .. } => {}
             }
         }
         control_changed

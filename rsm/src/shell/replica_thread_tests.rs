@@ -56,7 +56,7 @@ fn bench() -> Bench {
     let inbox = Arc::new(inbox);
     let break_points = Arc::new(BreakPoints::default());
     let context = LinkContext {
-        identity: identity(2),
+        identity: parking_lot::Mutex::new(identity(2)),
         cluster: parking_lot::Mutex::new(ClusterId(0)),
         inbox: Arc::clone(&inbox),
         break_points: Arc::clone(&break_points),

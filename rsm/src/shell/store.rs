@@ -1,16 +1,23 @@
 //! Opening or formatting a member's store, and writing the core's records to it.
 //!
 //! Why it is right: a store is used only if it is this member's, nobody else has it open, and nothing that was durable is
-//! missing from it. Everything else is refused, with nothing overwritten. Only a directory without a store is formatted, and
-//! that makes a new incarnation, which counts for nothing until a view lists it (S10).
+//! missing from it. Where entries are missing, the others are asked for them first ([`crate::repair`]). Everything else is refused, with nothing
+//! overwritten. Only a directory without a store is formatted, or one whose store is given up; that makes a new incarnation, which
+//! counts for nothing until a view lists it (S10).
+//!
+//! A log whose tail is [`Outcome::Uncertain`] counts as torn. It nearly always is: a loss of power keeps the frames of one unfinished
+//! flush in any order. Were it refused, or held back until others have settled it, a loss of power in all hosts at once could keep a whole cluster down.
+//! What it costs: where a medium breaks the very frames that it flushed last before a loss of power, one acknowledgement is forgotten.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nvm_log::medium::Medium;
-use nvm_log::{Options, Outcome, Recovery, SnapshotMeta, Store};
+use nvm_log::{Finding, Options, Outcome, Recovery, SnapshotMeta, Store};
 
 use super::format::{self, FormatError, SNAPSHOT_TAG};
+use super::stable_control::inherited;
+use crate::repair::{Damaged, Repair};
 use crate::{Control, Entry, Identity, Incarnation, MemberId, Recovered, SnapshotImage, StartError, Viewstamp};
 
 /// What a [`super::RecordWriter`] needs of a store. A method that fails has possibly written something; none may be called after.
@@ -28,6 +35,15 @@ pub trait RecordStore: Send + 'static {
     fn write_snapshot(&mut self, image: &SnapshotImage) -> Result<(), nvm_log::Error>;
     /// Durable after the next flush, at the latest; all of it or nothing.
     fn install(&mut self, image: &SnapshotImage, keep_suffix: bool, control: &Control) -> Result<(), nvm_log::Error>;
+    /// Stores the last entries of the log again, in place of damaged ones; durable on return, all of it or nothing. False if they cannot
+    /// take the place of the damage; then nothing was changed.
+    fn repair(&mut self, _entries: &[Arc<Entry>]) -> Result<bool, nvm_log::Error> {
+        Ok(false)
+    }
+    /// Reads about so many bytes of what is durable, and says what of it is damaged. By default the store is one that is never scrubbed.
+    fn scrub(&mut self, _budget_bytes: u64) -> Result<Vec<Finding>, nvm_log::Error> {
+        Ok(Vec::new())
+    }
     /// Gives back the room of entries at or below the op.
     fn release_prefix(&mut self, op: u64) -> Result<(), nvm_log::Error>;
     /// All that was written is durable.
@@ -79,6 +95,22 @@ impl<M: Medium + Send + 'static> RecordStore for Store<M> {
         self.begin_snapshot(meta_of(image.viewstamp))?;
         image.from(0).try_for_each(|part| self.append_snapshot(part))?;
         self.install_snapshot(keep_suffix, &format::control_blob(control))
+    }
+
+    fn repair(&mut self, entries: &[Arc<Entry>]) -> Result<bool, nvm_log::Error> {
+        use nvm_log::Error::{Full, NotContiguous, OutOfRange};
+        let frames: Vec<_> = entries.iter().map(|entry| format::frame_of(entry)).collect();
+        match Store::repair(self, &frames) {
+            Err(error @ (Full { .. } | NotContiguous { .. } | OutOfRange { .. })) => {
+                tracing::warn!(%error, "the log cannot be repaired in its place");
+                Ok(false)
+            }
+            result => result.map(|()| true),
+        }
+    }
+
+    fn scrub(&mut self, budget_bytes: u64) -> Result<Vec<Finding>, nvm_log::Error> {
+        Store::scrub(self, budget_bytes).map(|scrubbed| scrubbed.findings)
     }
 
     fn release_prefix(&mut self, op: u64) -> Result<(), nvm_log::Error> {
@@ -133,12 +165,40 @@ pub fn identity_of(identity: Identity) -> nvm_log::Identity {
 /// # Errors
 /// See [`Refusal`].
 pub fn recovered(recovery: Recovery, member: MemberId) -> Result<Recovered, Refusal> {
-    check_member(&recovery, member)?;
-    if let Outcome::Corrupt { ranges } = &recovery.outcome {
-        let ops: Vec<String> = ranges.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
-        return Err(Refusal::Damaged { ops: ops.join(", ") });
+    match contents(recovery, member)? {
+        Contents::Whole(recovered) => Ok(recovered),
+        Contents::Damaged(Damaged { ops, .. }) => Err(Refusal::Damaged { ops }),
     }
-    Ok(decode(recovery)?)
+}
+
+/// The same, of a store that may be damaged.
+///
+/// # Errors
+/// See [`Refusal`].
+pub fn contents(recovery: Recovery, member: MemberId) -> Result<Contents, Refusal> {
+    check_member(&recovery, member)?;
+    let Outcome::Corrupt { ranges } = &recovery.outcome else { return Ok(Contents::Whole(decode(recovery)?)) };
+    let ops: Vec<String> = ranges.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
+    let last_lost = ranges.iter().map(|range| *range.end()).max().unwrap_or(u64::MAX);
+    Ok(Contents::Damaged(Damaged { recovered: decode(recovery)?, ops: ops.join(", "), last_lost }))
+}
+
+impl Contents {
+    /// What there is.
+    pub fn recovered(&self) -> &Recovered {
+        match self {
+            Contents::Whole(recovered) | Contents::Damaged(Damaged { recovered, .. }) => recovered,
+        }
+    }
+}
+
+/// What an opened store holds.
+#[derive(Clone, Debug)]
+pub enum Contents {
+    /// All that it ever held durably.
+    Whole(Recovered),
+    /// Durable entries are missing: the others have to be asked for them.
+    Damaged(Damaged),
 }
 
 pub(super) fn check_member(recovery: &Recovery, member: MemberId) -> Result<(), Refusal> {
@@ -165,7 +225,7 @@ pub(super) fn open_or_format(
 }
 
 /// Opens the member's store in `dir`, or formats one where there is none, and reads all that it holds.
-pub(super) fn open(dir: &Path, options: &Options, member: MemberId) -> Result<(Store, Recovered), StartError> {
+pub(super) fn open(dir: &Path, options: &Options, member: MemberId) -> Result<(Store, Contents), StartError> {
     let in_dir = |error| StartError::Store { dir: dir.to_owned(), error };
     let (store, recovery) = open_or_format(dir, options, member).map_err(in_dir)?;
     if let Outcome::Uncertain { dropped_bytes } = &recovery.outcome {
@@ -175,10 +235,30 @@ pub(super) fn open(dir: &Path, options: &Options, member: MemberId) -> Result<(S
         );
     }
     report(dir, &recovery);
-    match recovered(recovery, member) {
-        Ok(recovered) => Ok((store, recovered)),
+    match contents(recovery, member) {
+        Ok(contents) => Ok((store, contents)),
         Err(refusal) => Err(start_error(refusal, dir.to_owned(), member)),
     }
+}
+
+/// Removes a member's store and formats an empty one, of a new incarnation that knows the last view of the one before. It never founds a
+/// cluster, and knows whom to ask.
+pub(super) fn begin_anew(
+    dir: &Path,
+    options: &Options,
+    store: Store,
+    repair: &Repair,
+) -> Result<(Store, Recovered), nvm_log::Error> {
+    drop(store);
+    let former = repair.identity();
+    Store::remove(dir)?;
+    let (mut store, recovery) = open_or_format(dir, options, former.member)?;
+    let control = inherited(Some((former.incarnation, repair.control().clone())));
+    Store::set_control(&mut store, &format::control_blob(&control))?;
+    Store::flush(&mut store)?;
+    let incarnation = Incarnation(u128::from_le_bytes(recovery.identity.incarnation));
+    let identity = Identity { member: former.member, incarnation };
+    Ok((store, Recovered { identity, control, snapshot: None, entries: Vec::new() }))
 }
 
 pub(super) fn start_error(refusal: Refusal, dir: PathBuf, member: MemberId) -> StartError {

@@ -267,7 +267,7 @@ impl Member {
                 image.entries.push(Arc::clone(entry));
             }
             Record::TruncateAfter { op } => image.entries.retain(|entry| entry.viewstamp.op <= *op),
-            Record::SnapshotPart { .. } => {}
+            Record::SnapshotPart { .. } | Record::Repair { .. } => {}
             Record::Snapshot { image: new, release } => {
                 image.snapshot = Some(Arc::clone(new));
                 image.entries.retain(|entry| entry.viewstamp.op > *release);

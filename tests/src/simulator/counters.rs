@@ -135,6 +135,7 @@ impl Counters {
             Record::Snapshot { .. } => "snapshots",
             Record::Install { keep_suffix: true, .. } => "snapshot installs that keep a suffix",
             Record::Install { .. } => "snapshot installs",
+            Record::Repair { .. } => "entries stored again",
             Record::Control(_) | Record::Append(_) => return,
         });
     }

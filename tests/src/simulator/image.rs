@@ -49,6 +49,7 @@ impl Image {
             Record::Append(entry) => self.append(entry)?,
             Record::TruncateAfter { op } => self.truncate_after(*op)?,
             Record::SnapshotPart { .. } => {} // counts for nothing before the whole is there
+            Record::Repair { .. } => {}       // says what is there already
             Record::Snapshot { image, release } => self.take_snapshot(image, *release)?,
             Record::Install { image, keep_suffix, control } => self.install(image, *keep_suffix, control)?,
         }

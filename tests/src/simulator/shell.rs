@@ -284,6 +284,7 @@ fn input_code(input: &Input) -> u64 {
         Input::Unreachable { member, .. } => 3 << 40 | member.0,
         Input::HandOver { to } => 4 << 40 | to.map_or(0, |to| to.0),
         Input::Change { tag, .. } => 5 << 40 | tag,
+        Input::Damaged { .. } => 6 << 40,
     }
 }
 
@@ -314,5 +315,6 @@ fn input_brief(input: &Input) -> String {
         Input::Unreachable { member, .. } => format!("unreachable {member}"),
         Input::HandOver { to } => format!("hand over to {to:?}"),
         Input::Change { tag, change } => format!("change {tag}: {change:?}"),
+        Input::Damaged { damage } => format!("damaged: {damage:?}"),
     }
 }

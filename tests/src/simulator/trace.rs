@@ -123,5 +123,6 @@ pub(crate) fn brief_record(record: &Record) -> String {
         }
         Record::Snapshot { image, release } => format!("Snapshot {} release {release}", image.viewstamp),
         Record::Install { image, keep_suffix, .. } => format!("Install {} keep {keep_suffix}", image.viewstamp),
+        Record::Repair { entries } => format!("Repair {} entries", entries.len()),
     }
 }

@@ -2,6 +2,7 @@
 //! be left out (see [`crate::mutant`]) the same scenario shows what then goes wrong.
 
 mod commit;
+mod damage;
 mod founding;
 mod input;
 mod leaving;

@@ -89,7 +89,7 @@ impl Medium {
                 Record::Control(new) => control = new.clone(),
                 Record::Append(entry) => entries.push(entry.as_ref().clone()),
                 Record::TruncateAfter { op } => entries.retain(|entry| entry.viewstamp.op <= *op),
-                Record::SnapshotPart { .. } => {}
+                Record::SnapshotPart { .. } | Record::Repair { .. } => {}
                 Record::Snapshot { image, release } => {
                     snapshot = Some(Arc::<SnapshotImage>::clone(image));
                     entries.retain(|entry| entry.viewstamp.op > *release);

@@ -9,7 +9,7 @@ impl Invariants {
     /// A record is asked for: nothing goes back.
     pub(crate) fn record(&mut self, before: &Image, record: &Record) -> Check {
         match record {
-            Record::Append(_) | Record::SnapshotPart { .. } => Ok(()),
+            Record::Append(_) | Record::SnapshotPart { .. } | Record::Repair { .. } => Ok(()),
             Record::Control(control) | Record::Install { control, .. } => {
                 self.control_follows(&before.control, control)?;
                 match record {

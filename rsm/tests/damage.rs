@@ -1,0 +1,365 @@
+//! Damage to a member's store: it is repaired from the others while they serve, or, where that cannot be, the member begins anew.
+
+mod cluster;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cluster::{Cluster, free_endpoints, run, status};
+use rsm::{Handle, Identity, Rejection, Standing};
+use tokio::task::JoinHandle;
+
+/// Where the ring of a log of 16 MiB begins (nvm-log's FORMAT.md).
+const RING: u64 = 0x20_0000;
+/// Bytes of a block of the medium.
+const BLOCK: u64 = 4096;
+
+/// Submits words of some size one after the other to whoever serves, until told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Load {
+    fn start(handles: Vec<Handle>, first: usize) -> Load {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(first)));
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&done));
+        let task = tokio::spawn(async move {
+            while !stopped.load(Ordering::Relaxed) {
+                let word = word(count.load(Ordering::Relaxed) + 1);
+                match submit(&handles, &word).await {
+                    true => drop(count.fetch_add(1, Ordering::Relaxed)),
+                    false => tokio::task::yield_now().await,
+                }
+            }
+        });
+        Load { stop, done, task }
+    }
+
+    /// Waits until so many more words were acknowledged.
+    async fn serves(&self, more: usize) {
+        let until = self.done.load(Ordering::Relaxed) + more;
+        while self.done.load(Ordering::Relaxed) < until {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Ends it. Returns how many words were acknowledged.
+    async fn end(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("no panic");
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+/// A word that fills half a block, so that a block holds an entry or two.
+fn word(number: usize) -> String {
+    format!("{number:0>2000}")
+}
+
+async fn submit(handles: &[Handle], word: &str) -> bool {
+    for handle in handles {
+        match handle.submit(word.into(), false).await {
+            Ok(_) => return true,
+            Err(Rejection::Unknown) => return false,
+            Err(_) => {}
+        }
+    }
+    false
+}
+
+struct Stage {
+    cluster: Cluster,
+    dir: tempfile::TempDir,
+}
+
+impl Stage {
+    /// Three members that have remembered so many words, and take snapshots seldom.
+    async fn with_words(words: usize) -> Stage {
+        let dir = tempfile::tempdir().expect("a directory");
+        Stage { cluster: Cluster::start(dir.path(), 3).await, dir }.remembering(words).await
+    }
+
+    /// Three members that have remembered so many words, with a snapshot whenever the log has grown by so many bytes.
+    async fn with(words: usize, snapshot_every_bytes: usize) -> Stage {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut cluster = Cluster::stopped(dir.path(), free_endpoints(3).await);
+        cluster.snapshot_every_bytes = snapshot_every_bytes;
+        cluster.start_all().await;
+        Stage { cluster, dir }.remembering(words).await
+    }
+
+    async fn remembering(self, words: usize) -> Stage {
+        self.add(1, words).await;
+        self.cluster.agree(words).await;
+        self
+    }
+
+    async fn add(&self, first: usize, last: usize) {
+        for number in first..=last {
+            self.cluster.remember(&word(number)).await;
+        }
+    }
+
+    async fn backup(&self) -> u64 {
+        self.cluster.primary().await % 3 + 1
+    }
+
+    fn store(&self, id: u64) -> File {
+        self.file(id, "store")
+    }
+
+    fn file(&self, id: u64, name: &str) -> File {
+        let path: PathBuf = self.dir.path().join(id.to_string()).join(name);
+        OpenOptions::new().read(true).write(true).open(path).expect("the member's store")
+    }
+
+    fn load(&self, without: u64, words: usize) -> Load {
+        let others = self.cluster.members.iter().filter(|(id, _)| **id != without);
+        Load::start(others.map(|(_, member)| member.handle.clone()).collect(), words)
+    }
+
+    /// Waits until the member is in sync, under its incarnation of now.
+    async fn in_sync(&self, id: u64) -> Identity {
+        let handle = self.cluster.handle(id);
+        status(handle, |status| {
+            let Identity { member, incarnation } = handle.identity();
+            let lists = |view: &rsm::View| view.is_in_sync(member, incarnation);
+            status.serving && status.view.as_ref().is_some_and(lists)
+        })
+        .await;
+        handle.identity()
+    }
+
+    /// A backup is down; its store is damaged; it comes back under load, and all have all that was acknowledged. Returns its identity before
+    /// and after.
+    async fn survives(mut self, words: usize, damage: impl FnOnce(&Stage, u64)) -> (Identity, Identity) {
+        let id = self.backup().await;
+        let before = self.cluster.handle(id).identity();
+        self.cluster.kill(id).await;
+        let load = self.load(id, words);
+        load.serves(5).await;
+        damage(&self, id);
+        self.cluster.restart(id).await;
+        load.serves(5).await;
+        let after = self.in_sync(id).await;
+        load.serves(5).await;
+        let words = load.end().await;
+        self.cluster.agree(words).await;
+        // It is whole on its medium as well.
+        self.cluster.stop(id).await;
+        self.cluster.restart(id).await;
+        assert_eq!(self.in_sync(id).await, after);
+        self.cluster.agree(words).await;
+        (before, after)
+    }
+}
+
+/// The two snapshot files of a member, the one with the newer snapshot first, with its op.
+fn snapshots(stage: &Stage, id: u64) -> [(u64, File); 2] {
+    let mut found = ["snapshot-a", "snapshot-b"].map(|name| {
+        let file = stage.file(id, name);
+        let mut op = [0; 8];
+        file.read_exact_at(&mut op, 24).expect("a snapshot was taken");
+        (u64::from_le_bytes(op), file)
+    });
+    found.sort_by_key(|(op, _)| std::cmp::Reverse(*op));
+    found
+}
+
+/// Looks again and again, until it is so.
+async fn until(mut is: impl FnMut() -> bool) {
+    let mut look = tokio::time::interval(Duration::from_millis(10));
+    while !is() {
+        look.tick().await;
+    }
+}
+
+/// The used part of the ring: where it ends.
+fn ring_end(store: &File) -> u64 {
+    let mut end = RING;
+    let mut block = [0; BLOCK as usize];
+    loop {
+        store.read_exact_at(&mut block, end).expect("within the store");
+        if block.iter().all(|byte| *byte == 0) {
+            return end;
+        }
+        end += BLOCK;
+    }
+}
+
+fn spoil(store: &File, at: u64) {
+    store.write_all_at(&[0x5a; BLOCK as usize], at / BLOCK * BLOCK).expect("within the store");
+}
+
+#[test]
+fn a_damaged_block_in_the_log_is_repaired_from_the_others_while_they_serve() {
+    run(async {
+        let stage = Stage::with_words(30).await;
+        let (before, after) = stage
+            .survives(30, |stage, id| {
+                let store = stage.store(id);
+                spoil(&store, RING + (ring_end(&store) - RING) / 2);
+            })
+            .await;
+        assert_eq!(before, after, "the same store");
+    });
+}
+
+#[test]
+fn two_damaged_blocks_are_repaired() {
+    run(async {
+        let stage = Stage::with_words(30).await;
+        let (before, after) = stage
+            .survives(30, |stage, id| {
+                let store = stage.store(id);
+                let used = ring_end(&store) - RING;
+                spoil(&store, RING + used / 4);
+                spoil(&store, RING + used / 4 * 3);
+            })
+            .await;
+        assert_eq!(before, after, "the same store");
+    });
+}
+
+#[test]
+fn where_the_logs_end_is_lost_a_member_begins_anew_as_another_incarnation() {
+    run(async {
+        let stage = Stage::with_words(30).await;
+        let (before, after) = stage
+            .survives(30, |stage, id| {
+                let store = stage.store(id);
+                let end = ring_end(&store);
+                spoil(&store, end - 2 * BLOCK);
+                spoil(&store, end - BLOCK);
+            })
+            .await;
+        assert_ne!(before.incarnation, after.incarnation);
+    });
+}
+
+#[test]
+fn where_the_whole_log_is_lost_a_member_begins_anew_as_another_incarnation() {
+    run(async {
+        let stage = Stage::with_words(10).await;
+        let (before, after) = stage
+            .survives(10, |stage, id| {
+                let store = stage.store(id);
+                let zeros = vec![0; usize::try_from(ring_end(&store) - RING).expect("a small log")];
+                store.write_all_at(&zeros, RING).expect("within the store");
+            })
+            .await;
+        assert_ne!(before.incarnation, after.incarnation);
+    });
+}
+
+#[test]
+fn members_that_are_all_damaged_in_different_places_repair_each_other() {
+    run(async {
+        let mut stage = Stage::with_words(30).await;
+        for id in 1..=3 {
+            stage.cluster.kill(id).await;
+        }
+        for (id, eighth) in [(1, 2), (2, 4), (3, 6)] {
+            let store = stage.store(id);
+            spoil(&store, RING + (ring_end(&store) - RING) / 8 * eighth);
+        }
+        stage.cluster.start_all().await;
+        stage.add(31, 31).await;
+        stage.cluster.agree(31).await;
+        for member in stage.cluster.members.values() {
+            let view = member.handle.status().view.clone().expect("it knows a view");
+            assert!(view.slots.iter().all(|slot| slot.standing == Standing::InSync));
+        }
+    });
+}
+
+#[test]
+fn a_log_whose_end_is_lost_is_not_given_up_while_its_member_is_needed() {
+    run(async {
+        let mut stage = Stage::with_words(10).await;
+        let id = stage.backup().await;
+        let before = stage.cluster.handle(id).identity();
+        stage.cluster.stop_all().await;
+        let store = stage.store(id);
+        let end = ring_end(&store);
+        spoil(&store, end - BLOCK);
+        spoil(&store, end - 2 * BLOCK);
+        let other = id % 3 + 1;
+        stage.cluster.restart(id).await;
+        stage.cluster.restart(other).await;
+        let waiting = status(stage.cluster.handle(id), |status| status.waits_for.is_some()).await;
+        assert!(
+            waiting.waits_for.as_deref().is_some_and(|line| line.contains("until a majority serves")),
+            "{waiting:?}"
+        );
+        // The other one is up and asked, and has nobody to serve with.
+        status(stage.cluster.handle(other), |status| status.waits_for.is_some()).await;
+        assert_eq!(stage.cluster.handle(id).identity(), before);
+        stage.cluster.restart(other % 3 + 1).await;
+        assert_ne!(stage.in_sync(id).await, before);
+        stage.add(11, 11).await;
+        stage.cluster.agree(11).await;
+    });
+}
+
+#[test]
+fn a_damaged_snapshot_gives_way_to_the_one_before_and_its_log() {
+    run(async {
+        let stage = Stage::with(100, 32 << 10).await;
+        let (before, after) = stage
+            .survives(100, |stage, id| {
+                let [(_, newest), _] = snapshots(stage, id);
+                spoil(&newest, BLOCK);
+            })
+            .await;
+        assert_eq!(before, after);
+    });
+}
+
+#[test]
+fn where_both_snapshots_are_lost_a_member_begins_anew_as_another_incarnation() {
+    run(async {
+        let stage = Stage::with(100, 32 << 10).await;
+        let (before, after) =
+            stage.survives(100, |stage, id| snapshots(stage, id).iter().for_each(|(_, file)| spoil(file, BLOCK))).await;
+        assert_ne!(before.incarnation, after.incarnation);
+    });
+}
+
+#[test]
+fn a_scrub_finds_damage_in_the_log_of_a_member_that_runs_and_it_is_stored_again() {
+    run(async {
+        let mut stage = Stage::with_words(30).await;
+        let id = stage.cluster.primary().await;
+        let store = stage.store(id);
+        let end = ring_end(&store);
+        spoil(&store, RING + (end - RING) / 2);
+        until(|| ring_end(&store) > end).await;
+        stage.add(31, 31).await;
+        let before = stage.cluster.handle(id).identity();
+        stage.cluster.kill(id).await;
+        let options = nvm_log::Options { ring_bytes: 16 << 20, ..nvm_log::Options::default() };
+        let (_, recovery) = nvm_log::Store::open(&stage.dir.path().join(id.to_string()), &options).expect("it opens");
+        assert_eq!((recovery.outcome, recovery.frames.len()), (nvm_log::Outcome::Clean, 32), "a barrier and the words");
+        stage.cluster.restart(id).await;
+        assert_eq!(stage.in_sync(id).await, before);
+        stage.cluster.agree(31).await;
+    });
+}
+
+#[test]
+fn a_scrub_finds_damage_in_the_snapshot_of_a_member_that_runs_and_it_is_stored_again() {
+    run(async {
+        let stage = Stage::with(100, 32 << 10).await;
+        let id = stage.backup().await;
+        let [(op, newest), _] = snapshots(&stage, id);
+        spoil(&newest, BLOCK);
+        until(|| snapshots(&stage, id).iter().all(|(found, _)| *found == op)).await;
+    });
+}
