@@ -17,11 +17,13 @@ pub(crate) struct Log {
     entries: VecDeque<Held>,
     /// What the entries before the first took, bytes.
     start: u64,
+    /// What all entries took that were ever added, bytes.
+    end: u64,
     /// Entries up to this op may go; they do so by and by.
     released: u64,
 }
 
-/// An entry, and what it and those before it take, bytes.
+/// An entry, and what it and all that were added before it take, bytes.
 #[derive(Clone)]
 struct Held {
     entry: Arc<Entry>,
@@ -44,13 +46,10 @@ impl Log {
         self.entries.back().map_or(self.base, |held| held.entry.viewstamp)
     }
 
-    /// Roughly what the entries take, bytes.
+    /// Roughly what the entries take on the medium, bytes; and those that were cut off between them, for a medium has their room
+    /// back only with that of the entries before them.
     pub(crate) fn bytes(&self) -> usize {
-        usize::try_from(self.end() - self.start).unwrap_or(usize::MAX)
-    }
-
-    fn end(&self) -> u64 {
-        self.entries.back().map_or(self.start, |held| held.end)
+        usize::try_from(self.end - self.start).unwrap_or(usize::MAX)
     }
 
     /// How many entries lie up to an op.
@@ -117,8 +116,8 @@ impl Log {
     /// Adds an entry at the end.
     pub(crate) fn append(&mut self, entry: Arc<Entry>) {
         assert_eq!(entry.previous, self.last(), "a log has no gaps: acknowledging one would lose what is missing");
-        let end = self.end() + entry.size_bytes() as u64;
-        self.entries.push_back(Held { entry, end });
+        self.end += entry.size_bytes() as u64;
+        self.entries.push_back(Held { entry, end: self.end });
     }
 
     /// Drops all entries above a viewstamp of the log.
@@ -202,6 +201,18 @@ mod tests {
         assert_eq!(mine.floor(at(1, 4)), None, "below the base only a snapshot helps");
         mine.truncate_after(at(1, 5));
         assert_eq!(mine.last(), at(1, 5));
+    }
+
+    #[test]
+    fn entries_that_were_cut_off_take_room_until_what_follows_them_is_dropped() {
+        let mut mine = log(&[(1, 3), (1, 5), (2, 6)]);
+        let whole = mine.bytes();
+        mine.truncate_after(at(1, 3));
+        assert_eq!(mine.bytes(), whole);
+        let entry = Entry { viewstamp: at(3, 4), previous: at(1, 3), payload: Payload::Barrier };
+        mine.append(Arc::new(entry.clone()));
+        assert_eq!(mine.bytes(), whole + entry.size_bytes());
+        mine.drop_prefix(4);
         assert_eq!(mine.bytes(), 0);
     }
 

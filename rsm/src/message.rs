@@ -137,6 +137,8 @@ pub enum Message {
         previous: Viewstamp,
         /// In order.
         entries: Vec<Arc<Entry>>,
+        /// What the answerer knows to be committed; it may lie above these entries.
+        commit: Viewstamp,
     },
     /// The answer where `after` is not in the log: the highest viewstamp below it that is.
     Unmatched {

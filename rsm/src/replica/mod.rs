@@ -232,7 +232,9 @@ impl<M: StateMachine> Replica<M> {
             }
             Message::Report { last, .. } => self.on_report(now, from.member, last, out),
             Message::Fetch { after, .. } => self.on_fetch(now, from.member, after, out),
-            Message::Entries { previous, entries, .. } => self.on_entries(now, from.member, previous, entries, out),
+            Message::Entries { previous, entries, commit, .. } => {
+                self.on_entries(now, from.member, previous, entries, commit, out);
+            }
             Message::Unmatched { have, .. } => self.on_unmatched(now, from.member, have, out),
             Message::SnapshotOffer { viewstamp, bytes, hash, .. } => {
                 self.on_snapshot_offer(now, from.member, viewstamp, bytes, hash, out);

@@ -45,7 +45,21 @@ impl<M: StateMachine> Replica<M> {
         self.log.bytes() <= self.settings.log_capacity_bytes / 4 * 3
     }
 
-    /// A bound on a batch or message, for a small log: a member takes one while an eighth of its log's room is left.
+    /// Whether more may be ordered before some of it is committed. A member executes what it knows to be committed, and a snapshot of
+    /// that frees its room; what comes after must always fit.
+    fn has_window(&self) -> bool {
+        let uncommitted_bytes = self.log.bytes_between(self.commit.op, self.log.last().op);
+        uncommitted_bytes <= self.settings.log_capacity_bytes as u64 / 4
+    }
+
+    /// Whether an entry of another member may come into the log. An eighth of the room is left for the end of the medium's ring,
+    /// where a frame that does not fit leaves a gap, for marks, and for the own barrier. Room comes with a snapshot; what is
+    /// executed meanwhile does not need it, so it does come.
+    fn takes(&self, entry: &Entry) -> bool {
+        self.log.bytes() + entry.size_bytes() <= self.settings.log_capacity_bytes / 8 * 7
+    }
+
+    /// A bound on a batch or message, for a small log: no member's log may grow by much at once.
     pub(super) fn within_room(&self, bytes: usize) -> usize {
         bytes.min(self.settings.log_capacity_bytes / 16)
     }
@@ -58,7 +72,7 @@ impl<M: StateMachine> Replica<M> {
         loop {
             let in_flight = self.log.count_after(self.commit.op);
             let previous = self.log.last();
-            let has_room = self.has_room();
+            let has_room = self.has_room() && self.has_window();
             let Role::Primary(primary) = &mut self.role else { return };
             if !primary.is_serving || in_flight >= WINDOW_ENTRIES {
                 break;
@@ -172,10 +186,6 @@ impl<M: StateMachine> Replica<M> {
             let have = self.log.floor(previous).unwrap_or_default();
             return self.send(from, Message::Mismatch { view, refused: previous, have }, out);
         }
-        let full = self.log.bytes() > self.settings.log_capacity_bytes / 8 * 7;
-        if full && (self.snapshot_under_way.is_some() || self.is_witness()) {
-            return; // room comes with the snapshot: until then as if the message were lost
-        }
         let Some(reached) = self.take_entries(previous, &entries, out) else { return };
         self.verified = self.verified.max(reached);
         self.learn_commit(commit, out);
@@ -183,8 +193,8 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Entries that follow a place of my log: those that I have are passed over, a conflicting suffix is cut at the first
-    /// conflict, the rest is appended. Returns the last viewstamp that is now matched; `None` where the sender's entries
-    /// make no sense, or contradict what is committed (then this member stops).
+    /// conflict, the rest is appended while there is room, and as if lost then: it is sent again. Returns the last viewstamp that is now
+    /// matched; `None` where the sender's entries make no sense, or contradict what is committed (then this member stops).
     pub(super) fn take_entries(
         &mut self,
         previous: Viewstamp,
@@ -205,6 +215,9 @@ impl<M: StateMachine> Replica<M> {
             if next != Some(entry.viewstamp) {
                 if next.is_some() {
                     self.cut_after(entry.previous, entry.viewstamp, out)?;
+                }
+                if !self.takes(entry) {
+                    break;
                 }
                 self.append(Arc::clone(entry), out);
             }
@@ -356,7 +369,11 @@ impl<M: StateMachine> Replica<M> {
             self.commit = if commit.op < known.op { self.log.floor(commit).unwrap_or(known) } else { known };
             return self.execute(out);
         }
-        let known = commit.min(self.verified);
+        self.learn(commit.min(self.verified), out);
+    }
+
+    /// This is committed.
+    pub(super) fn learn(&mut self, known: Viewstamp, out: &mut Output) {
         if known > self.commit && self.log.contains(known) {
             self.commit = known;
             self.execute(out);

@@ -19,8 +19,10 @@
 //! mine is never below mine, and what I acknowledged in the view in which it was committed is in it, by 3.
 //!
 //! The chosen log is fetched from its reporter, in order, so that at each moment my log is a prefix of it, or of what I
-//! had where the two agree. Then comes the barrier. Nothing is executed, and no client answered, before the barrier is
-//! committed: entries of older views are never counted by themselves (Raft's figure 8).
+//! had where the two agree. Then comes the barrier. No client is answered before the barrier is
+//! committed, and entries of older views are never counted by themselves (Raft's figure 8). What the reporter knew to be committed is
+//! executed before: else a member that is far behind what is committed might have no room for the rest of a log, and no state
+//! to take a snapshot of that would make some.
 
 use std::sync::Arc;
 
@@ -151,7 +153,7 @@ impl<M: StateMachine> Replica<M> {
         }
         if self.log.contains(after) {
             let entries = self.log.after(after, self.within_room(MESSAGE_MAX_BYTES));
-            return self.send(from, Message::Entries { view, previous: after, entries }, out);
+            return self.send(from, Message::Entries { view, previous: after, entries, commit: self.commit }, out);
         }
         match self.log.floor(after) {
             Some(have) => self.send(from, Message::Unmatched { view, have }, out),
@@ -178,6 +180,7 @@ impl<M: StateMachine> Replica<M> {
         from: MemberId,
         previous: Viewstamp,
         entries: Vec<Arc<Entry>>,
+        commit: Viewstamp,
         out: &mut Output,
     ) {
         let Role::Primary(primary) = &mut self.role else { return };
@@ -187,6 +190,8 @@ impl<M: StateMachine> Replica<M> {
         }
         primary.moved_at = now;
         let Some(reached) = self.take_entries(previous, &entries, out) else { return };
+        // Both lie in the reporter's log, and up to the lower one mine is the same.
+        self.learn(commit.min(reached), out);
         if reached >= target {
             self.choose_again(now, out);
         } else if reached > after {

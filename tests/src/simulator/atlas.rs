@@ -16,16 +16,18 @@ pub(crate) fn is_whole(member: &Member, last: Option<&View>) -> bool {
     last.is_none_or(|view| view.is_in_sync(identity.member, identity.incarnation))
 }
 
-/// Whether a member's store may be lost now. `wiped` says which were lost before any view was in force.
+/// Whether a member's store may be lost now. `wiped` says which of those that found the cluster were lost before any view was in
+/// force: the first view may list what they lost.
 pub(crate) fn may_lose(members: &[Member], wiped: &[bool], last: Option<&View>, victim: usize) -> bool {
     let others = || members.iter().enumerate().filter(|(index, _)| *index != victim);
     let Some(view) = last else {
-        let lost_before = others().filter(|(index, _)| wiped[*index]).count();
+        let lost_before = (0..wiped.len()).filter(|index| *index != victim && wiped[*index]).count();
         // The founder's store alone knows a first view for a while; losing it is founding a second cluster.
-        return victim != 0 && lost_before < tolerated(members.len());
+        return victim != 0 && lost_before < tolerated(wiped.len());
     };
     let voter = |index: usize| view.voters().any(|slot| slot.member.0 == index as u64 + 1);
-    let known = others().any(|(_, member)| member.store.durable.view() > 0);
+    // Who is not in sync in a view may know it, but an empty store does not believe that from somebody whom the view does not list.
+    let known = others().any(|(_, member)| is_whole(member, last) && member.store.durable.view() > 0);
     let lost = others().filter(|(index, member)| voter(*index) && !is_whole(member, last)).count();
     if voter(victim) {
         return known && lost < view.bearable();

@@ -113,13 +113,16 @@ impl World {
         (bearable && in_sync >= last.majority() && known).then_some(away)
     }
 
-    /// An empty store that asks those who were members once is started anew with those who are.
+    /// An empty store that asks those who were members once is started anew with those who are. One that the first view lists and
+    /// that has not heard so is not empty: what would be lost with it counts.
     fn renew_configurations(&mut self) {
         if self.plan.spares == 0 || self.invariants.last_view().is_none() {
             return;
         }
         for index in 0..self.members.len() {
-            if self.members[index].store.durable.view() == 0 && self.members[index].process.is_some() {
+            let member = &self.members[index];
+            let is_counted = atlas::is_whole(member, self.invariants.last_view());
+            if member.store.durable.view() == 0 && member.process.is_some() && !is_counted {
                 self.end_empty(index);
             }
         }

@@ -193,7 +193,9 @@ impl World {
     /// The store is gone; an empty one takes its place, as a new incarnation.
     fn lose(&mut self, index: usize) {
         self.invariants.counters.hit("incarnations lost");
-        self.wiped[index] |= self.invariants.last_view().is_none();
+        if let Some(wiped) = self.wiped.get_mut(index) {
+            *wiped |= self.invariants.last_view().is_none();
+        }
         self.empty_store(index);
     }
 

@@ -53,7 +53,7 @@ pub(crate) fn brief(message: &Message) -> String {
             let count = entries.len();
             write!(text, "Append v{view} {previous}..{last} ({count} entries) commit {commit}")
         }
-        Message::Entries { view, previous, entries } => {
+        Message::Entries { view, previous, entries, .. } => {
             let last = entries.last().map_or(*previous, |entry| entry.viewstamp);
             write!(text, "Entries v{view} {previous}..{last} ({})", entries.len())
         }

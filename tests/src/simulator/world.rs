@@ -98,7 +98,7 @@ pub(crate) struct World {
     sequence: u64,
     runs: Run,
     pub(crate) members: Vec<Member>,
-    /// Lost before any view was in force.
+    /// Of those that found the cluster: lost before any view was in force.
     pub(crate) wiped: Vec<bool>,
     pub(crate) network: Network,
     /// What operators asked for.
@@ -148,7 +148,7 @@ impl World {
             network: Network::new(plan.machines(), plan.network.clone()),
             asking: Asking { clients, ..Asking::default() },
             locks,
-            wiped: vec![false; plan.machines()],
+            wiped: vec![false; plan.members],
             changes: Changes::default(),
             members,
             dice,

@@ -58,7 +58,7 @@ fn m6_answers_of_an_older_view_change_nothing() {
     let other_branch = Arc::new(Entry { viewstamp, previous, payload: Payload::Batch(vec![b"z".to_vec()]) });
     let late = [
         Message::Append { view: 1, previous, entries: vec![Arc::clone(&other_branch)], commit: viewstamp },
-        Message::Entries { view: 1, previous, entries: vec![other_branch] },
+        Message::Entries { view: 1, previous, entries: vec![other_branch], commit: Viewstamp::default() },
         Message::SnapshotOffer { view: 1, viewstamp: Viewstamp { view: 1, op: 99 }, bytes: 0, hash: 0 },
         Message::Heartbeat { view: 1, commit: viewstamp, health: crate::Health::default() },
     ];
@@ -157,13 +157,29 @@ fn a_log_without_room_refuses_commands_and_takes_urgent_ones() {
     let mut script = Script::new(3, None);
     script.settings.log_capacity_bytes = 256 << 10;
     let mut script = script.founded();
-    script.isolate(1); // nothing commits, so nothing can be dropped
+    script.hold_disk(1, true); // the others commit, but no snapshot of its own becomes durable, so nothing can be dropped
     for _ in 0..8 {
         script.submit(1, &"x".repeat(30 << 10));
+        script.deliver();
     }
     let refused = script.answers.values().filter(|answer| **answer == Err(crate::Rejection::Busy)).count();
     assert!((1..8).contains(&refused), "{refused} of 8");
     let last = script.members[&1].status().last;
     script.step(1, Input::Submit { tag: 999, command: b"tick".to_vec(), urgent: true });
     assert!(script.members[&1].status().last > last);
+}
+
+#[test]
+fn what_is_not_committed_leaves_room_in_the_log_and_the_rest_waits() {
+    let mut script = Script::new(3, None);
+    script.settings.log_capacity_bytes = 256 << 10;
+    let mut script = script.founded();
+    script.isolate(1);
+    for _ in 0..8 {
+        script.submit(1, &"x".repeat(30 << 10));
+    }
+    assert!(script.members[&1].log.bytes() < 128 << 10, "a quarter, and one more: {}", script.members[&1].log.bytes());
+    assert!(script.answers.is_empty(), "and none is refused");
+    script.heal();
+    script.run_until("all are committed", |script| script.journal(1).len() == 8);
 }

@@ -116,6 +116,8 @@ pub(super) struct Script {
     flight: VecDeque<(Identity, ClusterId, u64, Message)>,
     gated: BTreeMap<u64, Vec<crate::Send>>,
     cut: BTreeSet<(u64, u64)>,
+    /// Inputs of members that stand still.
+    piles: BTreeMap<u64, Vec<Input>>,
     /// Messages that get lost: from, to, what.
     loses: fn(u64, u64, &Message) -> bool,
     /// What was sent, while it is listened for: from, to, what.
@@ -154,6 +156,7 @@ impl Script {
             flight: VecDeque::new(),
             gated: BTreeMap::new(),
             cut: BTreeSet::new(),
+            piles: BTreeMap::new(),
             loses: |_, _, _| false,
             heard: None,
             kinds: BTreeMap::new(),
@@ -289,11 +292,32 @@ impl Script {
     }
 
     pub(super) fn step(&mut self, id: u64, input: Input) {
+        match self.piles.get_mut(&id) {
+            Some(pile) => pile.push(input),
+            None => self.step_all(id, vec![input]),
+        }
+    }
+
+    /// Takes inputs in as one group.
+    fn step_all(&mut self, id: u64, inputs: Vec<Input>) {
         let mut out = Output::default();
         let Some(replica) = self.members.get_mut(&id) else { return };
-        replica.step(self.now, input, &mut out);
+        for input in inputs {
+            replica.step(self.now, input, &mut out);
+        }
         replica.settle(self.now, &mut out);
         self.carry_out(id, out);
+    }
+
+    /// A member stands still: what comes for it piles up.
+    pub(super) fn pause(&mut self, id: u64) {
+        self.piles.insert(id, Vec::new());
+    }
+
+    /// It goes on, and takes all of that in at once.
+    pub(super) fn resume(&mut self, id: u64) {
+        let pile = self.piles.remove(&id).expect("it stands still");
+        self.step_all(id, pile);
     }
 
     fn carry_out(&mut self, id: u64, out: Output) {

@@ -184,3 +184,26 @@ fn a_snapshot_that_is_being_fetched_stays_while_a_newer_one_takes_its_place() {
     assert_eq!(fetched.min(), before, "it went on with the one that it had begun");
     assert_eq!(script.journal(3).len(), 70);
 }
+
+#[test]
+fn a_member_that_stood_still_takes_in_no_more_at_once_than_its_log_has_room_for() {
+    // The simulator found it: all that had piled up came into the log before a snapshot could begin.
+    let mut script = Script::new(3, None);
+    script.settings.snapshot_every_bytes = 100 << 10;
+    script.settings.log_capacity_bytes = 1 << 20;
+    let mut script = script.founded();
+    for _ in 0..20 {
+        script.commit(&block("x"));
+    }
+    script.run(500);
+    script.pause(3);
+    for _ in 0..30 {
+        script.commit(&block("y"));
+    }
+    let before = script.members[&3].log.bytes();
+    script.resume(3);
+    let after = script.members[&3].log.bytes();
+    assert!(before < after && after <= script.settings.log_capacity_bytes / 8 * 7, "from {before} to {after} bytes");
+    script.converge();
+    assert_eq!(script.journal(3).len(), 50);
+}

@@ -2,7 +2,7 @@
 
 use super::script::Script;
 use crate::mutant::Mutant;
-use crate::{Incarnation, Input, MemberId, Rejection};
+use crate::{Incarnation, Input, MemberId, Message, Rejection};
 
 #[test]
 fn s4_a_new_primary_starts_from_the_highest_viewstamp_among_q_reports() {
@@ -217,4 +217,23 @@ fn a_member_that_missed_more_than_the_log_holds_gets_a_snapshot_in_pieces() {
     script.start(3);
     script.converge();
     assert_eq!(script.journal(3).len(), 40, "and it is durable there");
+}
+
+#[test]
+fn a_new_primary_executes_what_the_reporter_knew_to_be_committed_before_its_view_has_started() {
+    // The simulator found it: without that a log full of entries not known to be committed had no room for the rest.
+    let mut script = Script::serving(3, None);
+    script.commit("a");
+    script.run(100);
+    script.lose(|_, to, message| to == 3 && matches!(message, Message::Append { .. }));
+    script.commit("b");
+    script.commit("c");
+    script.run(100);
+    assert_eq!(script.journal(3), ["a"]);
+    script.kill(1);
+    script.lose(|from, to, message| (from, to) == (3, 2) && matches!(message, Message::Append { .. }));
+    script.propose(3, 3);
+    script.run(100);
+    assert_eq!(script.journal(3), ["a", "b", "c"]);
+    assert_eq!(script.primary(), None, "its barrier is not committed");
 }
