@@ -193,7 +193,7 @@ impl Application for LockApplication {
         self.machine.set_serving(true);
         self.terms += 1;
         let serving = Serving { since: RawTime::now(), term: self.terms };
-        tracing::info!(applied_op = self.machine.applied(), sessions = self.machine.session_count(), "serving");
+        tracing::info!(op = self.machine.applied(), sessions = self.machine.session_count(), "serving");
         self.beat(|_| Some(serving));
         self.outlets.revoker.give(RevokerEvent::Serving);
     }

@@ -2,7 +2,6 @@
 //!
 //! It is part of the library so that the tests can build the same program with break points.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[cfg(feature = "break-points")]
 use crate::control;
 use crate::flags::{Command, ServeFlags, complain};
+use crate::service_manager::ServiceManager;
 use crate::{Server, config, dev, flags};
 
 /// Set by `dev` for its members: the process that they must not outlive.
@@ -43,8 +43,8 @@ pub fn command_line() -> ExitCode {
 
 /// The environment counts here as it does in a start.
 fn check_config(environment: ServeFlags, file: &Path) -> ExitCode {
-    match config::settings(environment, Some(file)) {
-        Ok(settings) => {
+    match config::resolve(environment, Some(file)) {
+        Ok((_, settings)) => {
             print!("{}", config::describe(&settings));
             ExitCode::SUCCESS
         }
@@ -53,13 +53,12 @@ fn check_config(environment: ServeFlags, file: &Path) -> ExitCode {
 }
 
 async fn serve(flags: ServeFlags, file: Option<&Path>) -> ExitCode {
-    #[cfg(feature = "break-points")]
-    let test_control = flags.test_control.clone();
-    let settings = match config::settings(flags, file) {
-        Ok(settings) => settings,
+    let (flags, settings) = match config::resolve(flags, file) {
+        Ok(resolved) => resolved,
         Err(line) => return complain(&line),
     };
-    log_to_stderr();
+    flags.log_format.unwrap_or_default().start();
+    let manager = ServiceManager::from_environment();
     raise_file_limit();
     let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
@@ -70,19 +69,22 @@ async fn serve(flags: ServeFlags, file: Option<&Path>) -> ExitCode {
         Err(error) => return complain(&error.to_string()),
     };
     #[cfg(feature = "break-points")]
-    if let Some(endpoint) = &test_control
+    if let Some(endpoint) = &flags.test_control
         && let Err(error) = control::start(endpoint, server.handle().clone()).await
     {
         return complain(&format!("--test-control {endpoint}: {error}"));
     }
+    manager.ready();
     let ended = tokio::select! {
         ended = server.wait() => Some(ended),
+        never = manager.report(server.handle()) => match never {},
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
     };
     match ended {
         None => {
             tracing::info!("stopping");
+            manager.stopping();
             tokio::select! {
                 () = server.stop() => ExitCode::SUCCESS,
                 // Who asks twice does not want to wait.
@@ -92,20 +94,11 @@ async fn serve(flags: ServeFlags, file: Option<&Path>) -> ExitCode {
         }
         Some(Ok(())) => ExitCode::SUCCESS,
         Some(Err(line)) => {
+            manager.failed(&line);
             eprintln!("lock-server: {line}");
             ExitCode::from(EXIT_FAULT)
         }
     }
-}
-
-fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,tarpc=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
 }
 
 /// A member of `dev` is stopped by the system when its parent dies; false if that has happened already.

@@ -14,11 +14,16 @@ use crate::member_list::MemberList;
 /// A longer one is no configuration.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 
-/// What the flags and the file together say to start, or one line that says what is wrong.
-pub(crate) fn settings(flags: ServeFlags, file: Option<&Path>) -> Result<ServerSettings, String> {
-    match file {
-        None => flags.settings(),
-        Some(path) => flags.or(read(path)?).settings().map_err(|line| format!("{}: {line}", path.display())),
+/// What the flags and the file together say, and what it says to start; or one line that says what is wrong.
+pub(crate) fn resolve(flags: ServeFlags, file: Option<&Path>) -> Result<(ServeFlags, ServerSettings), String> {
+    let flags = match file {
+        Some(path) => flags.or(read(path)?),
+        None => flags,
+    };
+    match (flags.settings(), file) {
+        (Ok(settings), _) => Ok((flags, settings)),
+        (Err(line), Some(path)) => Err(format!("{}: {line}", path.display())),
+        (Err(line), None) => Err(line),
     }
 }
 
@@ -82,7 +87,7 @@ mod tests {
         let path = dir.path().join("plumeria.toml");
         std::fs::write(&path, text).expect("written");
         let flags = Flags::try_parse_from(["lock-server"].iter().chain(arguments)).expect("flags");
-        settings(flags.serve, Some(&path))
+        resolve(flags.serve, Some(&path)).map(|(_, settings)| settings)
     }
 
     /// Each key that the example shows, in force or in a comment, and the line.

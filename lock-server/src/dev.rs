@@ -23,6 +23,7 @@ use wire::{Endpoint, Hello, Role};
 
 use crate::command_line::PARENT_VARIABLE;
 use crate::flags::{DevFlags, complain};
+use crate::service_manager::SOCKET_VARIABLE;
 use crate::settings::is_in_memory;
 
 /// A cluster that does not serve after so long will not.
@@ -162,6 +163,7 @@ impl Cluster {
             Command::new(std::env::current_exe()?)
                 .args(self.arguments(id))
                 .env(PARENT_VARIABLE, std::process::id().to_string())
+                .env_remove(SOCKET_VARIABLE)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
                 .stderr(log)

@@ -15,6 +15,7 @@ use rsm::Durability;
 use serde::de::{Deserialize, Deserializer, Error};
 use wire::Endpoint;
 
+use crate::logging::LogFormat;
 use crate::member_list::MemberList;
 
 /// Something in what the user typed, or in what he pointed at, is wrong.
@@ -89,6 +90,11 @@ pub(crate) struct ServeFlags {
     #[arg(long, env = "LOCK_SERVER_METRICS_LISTEN", value_name = "ADDR")]
     #[serde(deserialize_with = "from_text")]
     pub(crate) metrics_listen: Option<Endpoint>,
+    /// How lines of the log on stderr look [default: text]: text, or json for machines. What is logged, the environment says, as in
+    /// RUST_LOG=info,tarpc=warn.
+    #[arg(long, env = "LOCK_SERVER_LOG_FORMAT", value_name = "text|json")]
+    #[serde(deserialize_with = "from_text")]
+    pub(crate) log_format: Option<LogFormat>,
     /// Size of the log, MiB; counts when the data directory is made [default: 64].
     #[arg(long, value_parser = clap::value_parser!(u64).range(LOG_MIB))]
     #[serde(deserialize_with = "log_mib")]
@@ -114,6 +120,7 @@ impl ServeFlags {
             listen: self.listen.or(other.listen),
             insecure_listen_anywhere: self.insecure_listen_anywhere.or(other.insecure_listen_anywhere),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
+            log_format: self.log_format.or(other.log_format),
             log_mib: self.log_mib.or(other.log_mib),
             #[cfg(feature = "break-points")]
             test_control: self.test_control.or(other.test_control),

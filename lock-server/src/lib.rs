@@ -45,6 +45,7 @@ mod control;
 mod dev;
 mod edge;
 mod flags;
+mod logging;
 mod member_list;
 mod metrics;
 mod retryer;
@@ -52,6 +53,7 @@ mod revoker;
 #[cfg(test)]
 mod scenarios;
 mod server;
+mod service_manager;
 mod settings;
 mod status;
 mod tick;

@@ -2,6 +2,8 @@
 
 mod cluster;
 
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use cluster::{Client, Cluster, DEADLINE, free_ports, run, token};
@@ -250,5 +252,61 @@ fn whoever_is_turned_away_is_counted_by_the_reason() {
         let stranger = wire::Hello { role: wire::Role::Client, cluster: 7, sender: 0, secret: 0 };
         wire::dial(&cluster.endpoints[0], &stranger, DEADLINE).await.expect_err("refused");
         wait_for(ports[0], "plumeria_connections_refused_total{reason=\"other_cluster\"}", |count| count == 1.0).await;
+    });
+}
+
+/// What the service manager hears, up to a datagram that this holds for.
+fn hears(manager: &UnixDatagram, expected: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut heard = Vec::new();
+    let mut datagram = [0; 4096];
+    while !heard.last().is_some_and(|last: &String| expected(last)) {
+        let size = manager.recv(&mut datagram).unwrap_or_else(|error| panic!("{error} after {heard:?}"));
+        heard.push(String::from_utf8_lossy(&datagram[..size]).into_owned());
+    }
+    heard
+}
+
+#[test]
+fn the_service_manager_hears_when_a_member_listens_how_it_stands_that_it_lives_and_that_it_stops() {
+    let mut cluster = Cluster::stopped(1);
+    let name = format!("plumeria-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("a name");
+    let manager = UnixDatagram::bind_addr(&address).expect("bound");
+    manager.set_read_timeout(Some(DEADLINE)).expect("set");
+    cluster.environment = vec![("NOTIFY_SOCKET".into(), format!("@{name}")), ("WATCHDOG_USEC".into(), "200000".into())];
+    cluster.spawn(1);
+
+    assert_eq!(hears(&manager, |said| said == "READY=1").len(), 1, "that it is ready comes first");
+    let endpoint = cluster.endpoints[0].to_string();
+    std::net::TcpStream::connect(&endpoint).expect("it listens when it says so");
+    let heard = hears(&manager, |said| said.starts_with("STATUS=primary in view "));
+    assert!(heard.iter().all(|said| said.starts_with("STATUS=") || said == "WATCHDOG=1"), "{heard:?}");
+    for _ in 0..3 {
+        hears(&manager, |said| said == "WATCHDOG=1");
+    }
+    assert!(cluster.terminate(1).success());
+    hears(&manager, |said| said == "STOPPING=1\nSTATUS=stopping");
+}
+
+#[test]
+fn in_json_every_line_of_the_log_is_an_object_and_has_view_and_op_where_it_belongs_to_one() {
+    run(async {
+        let mut cluster = Cluster::stopped(1);
+        cluster.extra[0].extend(["--log-format".into(), "json".into()]);
+        cluster.spawn(1);
+        cluster.primary().await;
+        assert!(cluster.terminate(1).success());
+        let log = cluster.logged(1);
+        let lines: Vec<serde_json::Value> = log
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect();
+        for line in &lines {
+            let keys = ["timestamp", "level", "target", "message"];
+            assert!(keys.iter().all(|key| line[key].is_string()), "{line}");
+        }
+        let serving = lines.iter().find(|line| line["message"] == "serving").expect("that it serves is logged");
+        assert!(serving["op"].is_u64(), "{serving}");
+        assert!(serving["spans"][0]["view"].as_u64() > Some(0), "{serving}");
     });
 }

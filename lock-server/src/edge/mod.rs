@@ -15,6 +15,7 @@ use lock_protocol::{LockCallbackClient, LockService, Refusal, SessionId};
 use rsm::{Handle, PeerError};
 use tarpc::server::{BaseChannel, Channel};
 use tokio::sync::{Semaphore, watch};
+use tracing::Instrument;
 use wire::{Connection, Hello, HelloError, Listener, Role, Welcome};
 
 use crate::application::{LockApplication, Outlet, Pulse};
@@ -196,7 +197,11 @@ impl Edge {
         let kind = if hello.role == Role::Callback { Peer::Callback } else { Peer::Client };
         let _connected = Connected::new(&self.counters, kind);
         match hello.role {
-            Role::Callback => self.serve_callback(connection, SessionId(hello.sender)).await,
+            Role::Callback => {
+                let session = SessionId(hello.sender);
+                let span = tracing::info_span!("callback", %session, peer = connection.peer());
+                self.serve_callback(connection, session).instrument(span).await;
+            }
             _ => {
                 let channel =
                     BaseChannel::with_defaults(wire::transport(connection)).max_concurrent_requests(CALLS_MAX);
@@ -213,7 +218,7 @@ impl Edge {
         self.revoker.give(RevokerEvent::Connected(session));
         self.retryer.give(RetryerEvent::Connected(session));
         if let Err(error) = new.dispatch.await {
-            tracing::debug!(%session, %error, "a callback connection broke");
+            tracing::info!(%error, "a callback connection broke");
         }
         self.callbacks.leave(session, number);
     }

@@ -66,11 +66,16 @@ impl LockService for Service {
     }
 
     async fn force_release(self, _: Context, force: ForceRelease) -> Result<Vec<ForcedTenure>, Refusal> {
+        let (name, op) = (force.name.clone(), force.token.0);
         let work = async {
             let _place = self.0.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
             answers::forced(&self.submit_one(Op::ForceRelease(force)).await?)
         };
-        self.count(Request::ForceRelease, work).await
+        let ended = self.count(Request::ForceRelease, work).await;
+        for tenure in ended.iter().flatten() {
+            tracing::warn!(%name, op, session = %tenure.session, "an operator ended this tenure by force");
+        }
+        ended
     }
 
     async fn status(self, _: Context) -> MemberStatus {
@@ -79,6 +84,7 @@ impl LockService for Service {
     }
 
     async fn change_members(self, _: Context, change: MemberChange) -> Result<u64, Refusal> {
+        let asked = format!("{change:?}");
         let kind = |witness| if witness { Kind::Witness } else { Kind::Replica };
         let change = match change {
             MemberChange::Add { member, address, witness } => {
@@ -94,7 +100,12 @@ impl LockService for Service {
             ChangeError::Unknown => Refusal::Unknown,
         };
         let work = async { self.0.handle.change(change).await.map_err(refusal) };
-        self.count(Request::ChangeMembers, work).await
+        let view = self.count(Request::ChangeMembers, work).await;
+        match &view {
+            Ok(view) => tracing::warn!(view, asked, "an operator changed the members"),
+            Err(refusal) => tracing::warn!(%refusal, asked, "an operator's change of the members was not made"),
+        }
+        view
     }
 }
 

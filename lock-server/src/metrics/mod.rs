@@ -21,4 +21,4 @@ mod report;
 
 pub(crate) use counters::{Callback, Connected, Counters, Peer, Request, TurnedAway};
 pub(crate) use listener::answer_all;
-pub(crate) use report::Probe;
+pub(crate) use report::{Probe, SILENT_MAX, standing_of};

@@ -67,6 +67,7 @@ pub(crate) struct Cluster {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) extra: Vec<Vec<String>>,
+    pub(crate) environment: Vec<(String, String)>,
     members: Vec<Option<Child>>,
 }
 
@@ -98,7 +99,7 @@ impl Cluster {
         let ports = free_ports(count);
         let endpoints = ports.iter().map(|port| format!("127.0.0.1:{port}").parse().expect("an address")).collect();
         let members = (0..count).map(|_| None).collect();
-        Cluster { dir: directory(), endpoints, extra: vec![Vec::new(); count], members }
+        Cluster { dir: directory(), endpoints, extra: vec![Vec::new(); count], environment: Vec::new(), members }
     }
 
     fn log(&self, id: usize) -> PathBuf {
@@ -127,7 +128,7 @@ impl Cluster {
     pub(crate) fn spawn_with(&mut self, id: usize, arguments: &[String]) {
         let log = File::options().create(true).append(true).open(self.log(id)).expect("a log");
         let mut process = lock_server();
-        process.args(arguments).stdout(Stdio::null()).stderr(log);
+        process.envs(self.environment.clone()).args(arguments).stdout(Stdio::null()).stderr(log);
         self.members[id - 1] = Some(process.spawn().expect("it starts"));
     }
 

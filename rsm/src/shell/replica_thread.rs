@@ -72,6 +72,8 @@ pub(super) struct ThreadState {
     durable: Token,
     next_tick: Micros,
     status_at: Micros,
+    /// The last view that it knows to be decided.
+    view: u64,
     serving: bool,
     snapshot_timer: SnapshotTimer,
     watch: Watch,
@@ -99,8 +101,23 @@ struct Watch {
 impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
     /// Runs until the member is to end, or cannot go on.
     pub(super) fn run(mut self) {
-        while self.round() {}
+        while self.rounds_in_view() {}
         self.writer.end(&self.inbox);
+    }
+
+    /// Rounds until the member learns of another view; false at the end. What is logged meanwhile bears the view's number.
+    fn rounds_in_view(&mut self) -> bool {
+        let view = self.state.view;
+        let _in_view = tracing::info_span!("replica", view).entered();
+        if view > 0 {
+            tracing::info!(op = self.state.watch.last.op, "goes by this view");
+        }
+        while self.round() {
+            if self.state.view != view {
+                return true;
+            }
+        }
+        false
     }
 
     /// One round; false at the end.
@@ -248,6 +265,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
                     if let Some(config) = &control.config {
                         self.links.follow(&config.last);
                     }
+                    self.state.view = view;
                     self.state.watch.entering.push((self.state.given, view));
                 }
                 Record::Append(entry) => self.state.watch.last = entry.viewstamp,
@@ -272,6 +290,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
         }
         if serving == Some(true) {
             self.state.serving = true;
+            tracing::info!(view = self.state.view, "primary, and the view has started");
             application.serving();
         }
     }
@@ -356,7 +375,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
 impl ThreadState {
     /// For a member that last entered this view, and whose log ends there.
     pub(super) fn new(entered: u64, last: Viewstamp) -> Self {
-        ThreadState { watch: Watch { entered, last, ..Watch::default() }, ..ThreadState::default() }
+        ThreadState { view: entered, watch: Watch { entered, last, ..Watch::default() }, ..ThreadState::default() }
     }
 }
 
