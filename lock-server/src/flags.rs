@@ -67,7 +67,8 @@ pub(crate) struct ServeFlags {
     pub(crate) name: Option<String>,
     /// What the log and the snapshots survive, the same for all members [default: nvm]. nvm: a loss of power, in persistent memory or
     /// files. full-ss: the same, in files. epoch-ss: nothing, they are in memory and fetched from the others after each start. ring: the
-    /// end of the process, in shared memory. In the last two the cluster forgets all if a majority is lost at once.
+    /// end of the process, in shared memory, and that of the host, in the shared memory of the member before it. In epoch-ss the
+    /// cluster stops for good if a majority is lost at once; in ring, if a majority of hosts is lost with those before them.
     #[arg(long, env = "LOCK_SERVER_DURABILITY", value_name = "MODE")]
     #[serde(deserialize_with = "from_text")]
     pub(crate) durability: Option<Durability>,

@@ -17,8 +17,17 @@ pub(crate) fn member_status(handle: &Handle, mode: &str) -> MemberStatus {
         commit_op: status.commit_op,
         last_op: status.last.op,
         state_hash: format!("{:016x}", status.state_hash),
-        durability: format!("{mode}: {}", handle.durability()),
+        durability: durability(handle, mode),
         pid: std::process::id(),
+    }
+}
+
+/// The mode, what it is on, and who else holds it.
+fn durability(handle: &Handle, mode: &str) -> String {
+    let on = handle.durability();
+    match *handle.guard().borrow() {
+        Some(guard) => format!("{mode}: {on}, guarded by member {guard}"),
+        None => format!("{mode}: {on}"),
     }
 }
 

@@ -61,6 +61,11 @@ pub enum Input {
         /// To whom; `None`: whoever is furthest.
         to: Option<MemberId>,
     },
+    /// Another host holds what this member stores up to there, or need not (S14).
+    Guarded {
+        /// Nothing above it is acknowledged; without one, all that is durable may be, as from the start.
+        upto: Option<Viewstamp>,
+    },
     /// An operator changes the list of members (S12); settled in [`Output::changes`].
     Change {
         /// Comes back with the answer.

@@ -54,12 +54,14 @@
 //! | S11 | One ballot carries one value; nothing rests on a proposal having failed. | `paxos`, `replica/views.rs` |
 //! | S12 | A view adds, removes or counts in one slot; n changes only in the view after one that has started. | `view.rs`, `replica/membership.rs`, `replica/leaving.rs` |
 //! | S13 | A witness drops only what q replicas hold; the primary is always a replica. | `replica/witness.rs`, `replica/view_change.rs` |
+//! | S14 | In `ring` a member acknowledges what its guard's memory holds too, and is restored from that memory alone. | `ring`, `shell/restoration.rs` |
 //!
 //! **Durability.** "Durable" in these rules means, for promises, votes and views, on stable storage, always. What it means for log and snapshots
 //! is chosen for the whole cluster ([`Durability`]): files or persistent memory, or the memory of the host or the process. A member that has lost
 //! its memory is another incarnation, whatever it has on stable storage (S10), and that is all that recovery without a disk needs: no quorum counts what an
 //! older incarnation said. The cost: a majority that is lost at once is lost for good, and a restart copies the state. So a planned stop waits until
-//! the others have it.
+//! the others have it. In `ring` a member counts what another host holds as well, its guard's, and so may lose its own and stay the same
+//! incarnation (S14): of three hosts any two may crash at once. The module `ring` argues it, and says what it costs.
 //!
 //! **Cores decide, shells act.** [`Replica`] is a plain struct: it takes an [`Input`], fills an [`Output`] (persist, then send,
 //! then answer), and knows no clock, thread, socket or file. [`Node`] is the shell around it.
@@ -93,6 +95,7 @@ pub mod mutant;
 mod octets;
 mod repair;
 mod replica;
+mod ring;
 mod shell;
 mod state_machine;
 mod view;
@@ -109,9 +112,10 @@ pub use message::{Envelope, Founding, Health, Message};
 pub use replica::Replica;
 #[cfg(any(test, feature = "model"))]
 pub use replica::timeless;
+pub use ring::{Guard, MemoryId, Ring, Word};
 pub use shell::{
-    Answer, Answers, Backend, BreakPoint, Durability, FormatError, Handle, MemberService, Node, NodeSettings,
-    PeerError, Snapshots, StartError, Statistics,
+    Answer, Answers, Backend, BreakPoint, CopyAnswer, CopyRequest, Durability, FormatError, Handle, MemberService,
+    Node, NodeSettings, PeerError, Snapshots, StartError, Statistics,
 };
 
 /// For other shells: how records become durable in an [`nvm_log::Store`] on any medium, and what an opened one holds.

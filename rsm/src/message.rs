@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, Entry, Incarnation, Kind, MemberId, View, Viewstamp};
+use crate::{ClusterId, Entry, Incarnation, Kind, MemberId, View, Viewstamp, Word};
 
 /// A message with its sender. The receiver counts it only under the incarnation that its view lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,6 +220,8 @@ pub enum Message {
         /// The sender serves as primary, with a majority in contact that the asker is not part of.
         serves: bool,
     },
+    /// The ring, and what is stored at the sender; not for the core.
+    Ring(Word),
 }
 
 impl Message {

@@ -1,6 +1,7 @@
 //! The same cluster in each durability mode: what it remembers, and under which incarnation, after each kind of crash.
 
 mod cluster;
+mod ring;
 
 use std::path::Path;
 
@@ -91,20 +92,6 @@ fn in_every_mode_but_epoch_ss_all_processes_may_crash_at_once() {
             assert_eq!((1..=3).map(|id| stage.identity(id)).collect::<Vec<_>>(), before, "{mode}");
         });
     }
-}
-
-#[test]
-fn after_the_crash_of_a_host_a_member_with_shared_memory_is_a_new_incarnation() {
-    run(async {
-        let Some(mut stage) = Stage::founded(Durability::Ring).await else { return };
-        let before = stage.identity(2);
-        stage.kill_with_host(2).await;
-        stage.cluster.restart(2).await;
-        assert_ne!(stage.identity(2), before);
-        stage.all_in_sync().await;
-        assert_eq!(stage.cluster.remember("two").await, 2);
-        stage.cluster.agree(2).await;
-    });
 }
 
 #[test]

@@ -125,7 +125,7 @@ impl<M: StateMachine> Replica<M> {
         let barrier = primary.barrier();
         let holders = next.in_sync().filter(|slot| slot.kind == Kind::Replica).filter(|slot| {
             match primary.progress.get(&slot.member) {
-                _ if slot.member == self.identity.member => barrier.is_some_and(|barrier| self.durable >= barrier),
+                _ if slot.member == self.identity.member => barrier.is_some_and(|barrier| self.held() >= barrier),
                 Some(progress) => barrier.is_some_and(|barrier| progress.acked >= barrier),
                 None => false,
             }

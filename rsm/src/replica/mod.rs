@@ -88,6 +88,8 @@ pub struct Replica<M> {
     log: Log,
     /// My log is durable up to here.
     durable: Viewstamp,
+    /// What another host holds as well, where that is needed (S14).
+    guarded: Option<Viewstamp>,
     /// Appended entries on their way to the medium.
     unflushed: VecDeque<(Token, Viewstamp)>,
     /// My log is matched with the primary's log of the entered view up to here. At the start of each view and run that is
@@ -138,6 +140,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Durable { token } => self.on_durable(now, token, out),
             Input::Unreachable { member, incarnation } => self.on_unreachable(now, member, incarnation, out),
             Input::HandOver { to } => self.on_hand_over(now, to, out),
+            Input::Guarded { upto } => self.on_guarded(now, upto, out),
             Input::Change { tag, change } => self.on_change(now, tag, change, out),
             Input::Damaged { damage } => self.on_damaged(damage, out),
         }
@@ -262,16 +265,26 @@ impl<M: StateMachine> Replica<M> {
         }
         self.finish_own_snapshot(token);
         if self.durable != before {
-            match &self.role {
-                Role::Primary(_) => self.advance_commit(now, out),
-                _ => self.acknowledge(out),
-            }
+            self.count_or_acknowledge(now, out);
+        }
+    }
+
+    fn on_guarded(&mut self, now: Micros, upto: Option<Viewstamp>, out: &mut Output) {
+        self.guarded = upto;
+        self.count_or_acknowledge(now, out);
+    }
+
+    /// There is more that this member may promise: to itself, as primary, or to the primary.
+    fn count_or_acknowledge(&mut self, now: Micros, out: &mut Output) {
+        match &self.role {
+            Role::Primary(_) => self.advance_commit(now, out),
+            _ => self.acknowledge(out),
         }
     }
 
     // ----- small things that every part uses
 
-    fn view(&self) -> Option<&View> {
+    pub(crate) fn view(&self) -> Option<&View> {
         self.paxos.as_ref().map(paxos::Node::last)
     }
 
@@ -281,6 +294,35 @@ impl<M: StateMachine> Replica<M> {
 
     fn cluster(&self) -> ClusterId {
         self.view().map_or(ClusterId(0), |view| view.cluster)
+    }
+
+    /// Whose store this is.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Its timers.
+    pub(crate) fn timing(&self) -> crate::Timing {
+        self.settings.timing
+    }
+
+    /// The place up to which this member's own log is durable.
+    pub(crate) fn stored(&self) -> Viewstamp {
+        self.durable
+    }
+
+    /// The last place of this member's log that it may promise to hold: durable, and guarded where that is needed (S14).
+    fn held(&self) -> Viewstamp {
+        match self.guarded {
+            Some(upto) if upto < self.durable => self.log.floor(upto).unwrap_or_default(),
+            _ => self.durable,
+        }
+    }
+
+    /// The last snapshot, and the log behind it.
+    pub(crate) fn parts(&self) -> (Option<Arc<SnapshotImage>>, Vec<Arc<Entry>>) {
+        let from = self.snapshot.as_ref().map_or(self.log.base(), |image| image.viewstamp);
+        (self.snapshot.clone(), self.log.after(from, usize::MAX))
     }
 
     /// Whether the last decided view lists this very store; then it has also been entered (S2).

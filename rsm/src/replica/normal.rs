@@ -259,7 +259,7 @@ impl<M: StateMachine> Replica<M> {
             Some(crate::mutant::Mutant::AcksBeforeDurable) => return self.verified,
             _ => {}
         }
-        self.verified.min(self.durable)
+        self.verified.min(self.held())
     }
 
     /// Tells the primary when there is more to promise than last time.
@@ -340,7 +340,7 @@ impl<M: StateMachine> Replica<M> {
                 crate::Standing::Learner => counts_learners,
             })
             .map(|slot| match primary.progress.get(&slot.member) {
-                _ if slot.member == me => self.durable,
+                _ if slot.member == me => self.held(),
                 Some(progress) => progress.acked,
                 None => Viewstamp::default(),
             })

@@ -62,6 +62,7 @@ impl<M: StateMachine> Replica<M> {
             listed: BTreeMap::new(),
             change: None,
             durable: last,
+            guarded: None,
             unflushed: VecDeque::new(),
             verified: executed,
             commit: executed,

@@ -134,7 +134,7 @@ impl<M: StateMachine> Replica<M> {
     fn is_ready(&self) -> bool {
         let Role::Backup(backup) = &self.role else { return false };
         let syncing = self.own_slot().is_some_and(|slot| slot.standing == Standing::Syncing);
-        syncing && backup.barrier.is_some_and(|barrier| self.verified.min(self.durable) >= barrier)
+        syncing && backup.barrier.is_some_and(|barrier| self.verified.min(self.held()) >= barrier)
     }
 
     pub(super) fn tick_candidacy(&mut self, now: Micros, out: &mut Output) {

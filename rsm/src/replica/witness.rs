@@ -51,7 +51,7 @@ impl<M: StateMachine> Replica<M> {
                 return None; // a store was lost: nothing is dropped until its successor is promoted
             }
             held.push(match primary.progress.get(&slot.member) {
-                _ if slot.member == self.identity.member => self.durable,
+                _ if slot.member == self.identity.member => self.held(),
                 Some(progress) => progress.acked,
                 None => Viewstamp::default(),
             });

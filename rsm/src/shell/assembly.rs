@@ -23,8 +23,8 @@ use super::replica_thread::{Clock, ReplicaThread, ThreadState};
 use super::store::{Contents, RecordStore};
 use crate::repair::{Damaged, Repair};
 use crate::{
-    Application, ClusterId, Founding, Identity, MemberId, Micros, Recovered, Replica, Settings, StateMachine, Status,
-    Viewstamp,
+    Application, ClusterId, Founding, Guard, Identity, MemberId, MemoryId, Micros, Recovered, Replica, Settings,
+    StateMachine, Status, Viewstamp,
 };
 
 /// An opened store, of whichever mode.
@@ -39,11 +39,14 @@ pub(super) struct Opened<S> {
     pub(super) contents: Contents,
     /// In the modes in which a damaged store is not given up at once.
     pub(super) begin_anew: Option<BeginAnew<S>>,
+    /// In the mode `ring`: its memory, and whose memory is its second.
+    pub(super) pair: Option<(MemoryId, Option<Guard>)>,
 }
 
 impl<S> Opened<S> {
     pub(super) fn whole(name: String, log_bytes: u64, store: S, recovered: Recovered) -> Self {
-        Opened { store, name, inline: true, log_bytes, contents: Contents::Whole(recovered), begin_anew: None }
+        let contents = Contents::Whole(recovered);
+        Opened { store, name, inline: true, log_bytes, contents, begin_anew: None, pair: None }
     }
 }
 
@@ -168,7 +171,21 @@ impl Parts {
         let Parts { clock, tick, requests, inbox, links, status, break_points, began } = self;
         let rejoin = Rejoin::new(began, found.last.op);
         let state = ThreadState::new(found.entered, found.last);
-        ReplicaThread { replica, clock, tick, requests, inbox, writer, links, status, break_points, rejoin, state }
+        let ring = None;
+        ReplicaThread {
+            replica,
+            clock,
+            tick,
+            requests,
+            inbox,
+            writer,
+            links,
+            status,
+            break_points,
+            rejoin,
+            ring,
+            state,
+        }
     }
 }
 

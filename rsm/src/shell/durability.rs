@@ -17,7 +17,9 @@ pub enum Durability {
     FullSs,
     /// The log and the snapshots are in the process's memory: every start is a new incarnation, which gets them from the others.
     EpochSs,
-    /// They are in this host's shared memory, which a crash of the process leaves whole; after one of the host as `EpochSs`.
+    /// They are in this host's shared memory, which a crash of the process leaves whole; and all that the member acknowledges is in
+    /// another's as well, its guard's: after a crash of its host it takes them from there, as the same incarnation. Where that memory is
+    /// lost too, as `EpochSs`. A commit waits for the guards: for one member more than a majority, at least.
     Ring,
 }
 
@@ -25,7 +27,7 @@ impl Durability {
     /// All of them.
     pub const ALL: [Durability; 4] = [Durability::Nvm, Durability::FullSs, Durability::EpochSs, Durability::Ring];
 
-    /// Whether the log and the snapshots are lost with the host, and so with all hosts for good.
+    /// Whether the log and the snapshots are in memory, and so lost with all hosts at once, for good.
     pub fn is_volatile(self) -> bool {
         matches!(self, Durability::EpochSs | Durability::Ring)
     }

@@ -8,13 +8,15 @@
 //! barrier   frame kind 1; body empty
 //! control   version 1 (one byte), then postcard of Control
 //!           where the log is in memory: version 2 (one byte), the incarnation (16 bytes), then the same
+//!           where that is guarded: version 3 (one byte), the incarnation (16 bytes), then postcard of (Option<Guard>, Control)
+//!           in the memory itself, once it is whole: version 4 (one byte), its number (8 bytes, little endian)
 //! snapshot  tag 1; the state machine's own bytes
 //! ```
 
 use nvm_log::Frame;
 use serde::{Serialize, Serializer};
 
-use crate::{Control, Entry, Incarnation, Payload, Viewstamp, octets};
+use crate::{Control, Entry, Guard, Incarnation, MemoryId, Payload, Viewstamp, octets};
 
 /// The mark of a snapshot in this format.
 pub(super) const SNAPSHOT_TAG: u64 = 1;
@@ -23,6 +25,8 @@ const BATCH: u8 = 0;
 const BARRIER: u8 = 1;
 const CONTROL_VERSION: u8 = 1;
 const LIFE_VERSION: u8 = 2;
+const GUARDED_LIFE_VERSION: u8 = 3;
+const MEMORY_VERSION: u8 = 4;
 
 /// Why stored bytes cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -111,6 +115,35 @@ pub(super) fn life_blob(incarnation: Incarnation, control: &Control) -> Vec<u8> 
     blob
 }
 
+/// The same of one whose memory is guarded.
+pub(super) fn guarded_life_blob(incarnation: Incarnation, guard: Option<Guard>, control: &Control) -> Vec<u8> {
+    let mut blob = vec![GUARDED_LIFE_VERSION];
+    blob.extend(incarnation.0.to_le_bytes());
+    blob.extend(encode(&(guard, control)));
+    blob
+}
+
+/// The mark of a memory that is whole, as a blob.
+pub(super) fn memory_blob(memory: MemoryId) -> Vec<u8> {
+    [&[MEMORY_VERSION][..], &memory.0.to_le_bytes()].concat()
+}
+
+/// The blob's memory.
+pub(super) fn memory_of(blob: &[u8]) -> Result<MemoryId, FormatError> {
+    let number = versioned(blob, MEMORY_VERSION)?.try_into().map_err(|_| malformed_control())?;
+    Ok(MemoryId(u64::from_le_bytes(number)))
+}
+
+/// The blob's incarnation, guard and control record.
+pub(super) fn guarded_life_of(blob: &[u8]) -> Result<(Incarnation, Option<Guard>, Control), FormatError> {
+    let rest = versioned(blob, GUARDED_LIFE_VERSION)?;
+    let (incarnation, rest) = rest.split_first_chunk().ok_or_else(malformed_control)?;
+    match postcard::take_from_bytes(rest) {
+        Ok(((guard, control), [])) => Ok((Incarnation(u128::from_le_bytes(*incarnation)), guard, control)),
+        _ => Err(malformed_control()),
+    }
+}
+
 /// The blob's incarnation and control record.
 pub(super) fn life_of(blob: &[u8]) -> Result<(Incarnation, Control), FormatError> {
     let rest = versioned(blob, LIFE_VERSION)?;
@@ -128,7 +161,7 @@ fn versioned(blob: &[u8], known: u8) -> Result<&[u8], FormatError> {
     let (version, rest) = blob.split_first().ok_or_else(malformed_control)?;
     match *version {
         version if version == known => Ok(rest),
-        CONTROL_VERSION | LIFE_VERSION => Err(FormatError::Mode),
+        CONTROL_VERSION | LIFE_VERSION | GUARDED_LIFE_VERSION | MEMORY_VERSION => Err(FormatError::Mode),
         version => {
             Err(FormatError::Version { what: "control record", found: u64::from(version), known: u64::from(known) })
         }
@@ -257,8 +290,38 @@ mod tests {
     }
 
     #[test]
+    fn a_life_of_a_member_whose_memory_is_guarded_has_these_bytes_for_ever() {
+        let guard = Some(Guard { member: crate::MemberId(7), memory: MemoryId(9) });
+        let rest = [1, 1, 0, 9, 1, 1, 1, 5, 3, b'a', b':', b'1', 0, 0, 0];
+        for (guard, middle) in [(guard, &[1, 7, 9][..]), (None, &[0])] {
+            let golden = [&[3][..], &5u128.to_le_bytes(), middle, &rest].concat();
+            assert_eq!(guarded_life_blob(Incarnation(5), guard, &control()), golden);
+            assert_eq!(guarded_life_of(&golden), Ok((Incarnation(5), guard, control())));
+            for blob in [&golden[..17], &golden[..19], &[golden.as_slice(), &[0]].concat()] {
+                assert!(matches!(guarded_life_of(blob), Err(FormatError::Malformed { .. })), "{blob:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_mark_of_a_memory_has_these_bytes_for_ever() {
+        let golden = [4, 2, 1, 0, 0, 0, 0, 0, 0];
+        assert_eq!(memory_blob(MemoryId(0x102)), golden);
+        assert_eq!(memory_of(&golden), Ok(MemoryId(0x102)));
+        assert!(matches!(memory_of(&golden[..8]), Err(FormatError::Malformed { .. })));
+    }
+
+    #[test]
     fn a_store_of_one_durability_mode_is_refused_in_another() {
-        assert_eq!(control_of(&life_blob(Incarnation(5), &control())), Err(FormatError::Mode));
-        assert_eq!(life_of(&control_blob(&control())), Err(FormatError::Mode));
+        let guarded = guarded_life_blob(Incarnation(5), None, &control());
+        for blob in [&life_blob(Incarnation(5), &control()), &guarded] {
+            assert_eq!(control_of(blob), Err(FormatError::Mode));
+        }
+        for blob in [&control_blob(&control()), &guarded] {
+            assert_eq!(life_of(blob), Err(FormatError::Mode));
+        }
+        for blob in [&control_blob(&control()), &life_blob(Incarnation(5), &control())] {
+            assert_eq!(guarded_life_of(blob), Err(FormatError::Mode));
+        }
     }
 }

@@ -48,6 +48,7 @@ pub(super) struct Shared {
     pub(super) is_volatile: bool,
     pub(super) inbox: Arc<Inbox>,
     pub(super) status: watch::Receiver<Arc<Status>>,
+    pub(super) guard: watch::Receiver<Option<MemberId>>,
     pub(super) ended: watch::Receiver<Ended>,
     pub(super) incoming: Incoming,
 }
@@ -134,6 +135,11 @@ impl Handle {
     /// The back end and what it is worth, for people, as in "file, durable".
     pub fn durability(&self) -> &str {
         &self.shared.durability
+    }
+
+    /// In the mode `ring`, whose memory holds what this member acknowledges; `None` where its own alone does. For waiting, too.
+    pub fn guard(&self) -> watch::Receiver<Option<MemberId>> {
+        self.shared.guard.clone()
     }
 
     /// What the member has done since it started, some milliseconds old at most.

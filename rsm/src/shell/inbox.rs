@@ -12,9 +12,12 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::restoration::LogCopy;
 use super::statistics::Counts;
 use crate::limits::WAITING_MAX_COMMANDS;
-use crate::{Change, ChangeError, ClusterId, Damage, Identity, Incarnation, MemberId, Message, Rejection, Token};
+use crate::{
+    Change, ChangeError, ClusterId, Damage, Identity, Incarnation, MemberId, MemoryId, Message, Rejection, Token,
+};
 
 /// Requests that wait for the replica thread: some milliseconds of its work.
 const QUEUE_MAX: usize = 16 << 10;
@@ -53,6 +56,8 @@ pub(super) enum Request {
     HandOver(Option<MemberId>),
     Change(Change, oneshot::Sender<Changed>),
     Visit(Visit),
+    /// A member that lost its memory asks for a copy of what this one holds.
+    Copy(Identity, MemoryId, oneshot::Sender<Result<LogCopy, String>>),
     /// Nothing; look at the values beside the queue.
     Wake,
 }

@@ -14,12 +14,14 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tarpc::server::{BaseChannel, Channel, Config};
 use tarpc::{ChannelError, context};
+use tokio::sync::oneshot;
 use wire::{Connection, Hello, Role, Welcome};
 
 use super::break_point::BreakPoint;
 use super::handle::Handle;
 use super::inbox::Request;
 use super::link::{LinkContext, MemberService, MemberServiceRequest};
+use super::restoration::{CopyAnswer, CopyRequest, Lent};
 use crate::{ClusterId, Envelope, Identity, Incarnation, MemberId};
 
 /// Calls of one connection under way; more are refused. A link of ours has 8.
@@ -122,18 +124,20 @@ impl Incoming {
         let config = Config { pending_response_buffer: ANSWERS_MAX };
         let channel = BaseChannel::new(config, wire::transport(connection)).max_concurrent_requests(CALLS_MAX);
         let mut requests = Box::pin(channel.requests());
+        let lent = Lent::default();
         while let Some(request) = requests.next().await {
             let request = match request {
                 Ok(request) => request,
                 Err(error) if is_gone(&error) => return Ok(()),
                 Err(error) => return garbage(chain(&error)),
             };
-            let MemberServiceRequest::Deliver { envelopes } = &request.get().message;
-            if envelopes.iter().any(|envelope| (envelope.from, envelope.incarnation) != (from.member, from.incarnation))
+            let own = |envelope: &Envelope| (envelope.from, envelope.incarnation) == (from.member, from.incarnation);
+            if let MemberServiceRequest::Deliver { envelopes } = &request.get().message
+                && !envelopes.iter().all(own)
             {
                 return garbage("a message in another member's name".into());
             }
-            request.execute(Delivery(&self.context).serve()).await;
+            request.execute(Delivery { context: &self.context, from, lent: &lent }.serve()).await;
         }
         Ok(())
     }
@@ -174,15 +178,35 @@ impl Handle {
 }
 
 #[derive(Clone)]
-struct Delivery<'a>(&'a LinkContext);
+struct Delivery<'a> {
+    context: &'a LinkContext,
+    from: Identity,
+    lent: &'a Lent,
+}
 
 impl MemberService for Delivery<'_> {
     async fn deliver(self, _: context::Context, envelopes: Vec<Envelope>) {
-        if self.0.break_points.is_armed(BreakPoint::Partition) {
+        if self.context.break_points.is_armed(BreakPoint::Partition) {
             return;
         }
         for Envelope { cluster, from, incarnation, message } in envelopes {
-            self.0.inbox.message(cluster, Identity { member: from, incarnation }, message);
+            self.context.inbox.message(cluster, Identity { member: from, incarnation }, message);
+        }
+    }
+
+    async fn copy(self, _: context::Context, request: CopyRequest) -> CopyAnswer {
+        let CopyRequest::Begin(memory) = request else {
+            let lent = self.lent.lock();
+            return lent.as_ref().map_or(CopyAnswer::Later, |copy| copy.piece(request));
+        };
+        let (reply, answer) = oneshot::channel();
+        if !self.context.inbox.request(Request::Copy(self.from, memory, reply)) {
+            return CopyAnswer::Later;
+        }
+        match answer.await {
+            Ok(Ok(copy)) => self.lent.lock().insert(copy).begun(),
+            Ok(Err(reason)) => CopyAnswer::Refused(reason),
+            Err(_) => CopyAnswer::Later,
         }
     }
 }

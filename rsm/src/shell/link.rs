@@ -23,6 +23,7 @@ use wire::{Endpoint, Hello, Role};
 use super::break_point::{BreakPoint, BreakPoints};
 use super::inbox::{Inbox, Request, size_bytes};
 use super::peers::{Peer, Peers};
+use super::restoration::{CopyAnswer, CopyRequest};
 use crate::limits::MESSAGE_MAX_BYTES;
 use crate::{ClusterId, Envelope, Identity, Incarnation, MemberId, Message, View};
 
@@ -50,6 +51,8 @@ const FAR_DEADLINE: Duration = Duration::from_secs(3600);
 pub trait MemberService {
     /// Messages, oldest first. Answered when they are queued (or dropped), not when they are acted on.
     async fn deliver(envelopes: Vec<Envelope>);
+    /// A copy of the log and state, for the member whose hello it was, piece by piece.
+    async fn copy(request: CopyRequest) -> CopyAnswer;
 }
 
 /// What the links and the replica thread share.

@@ -12,7 +12,7 @@ use nvm_log::Finding;
 use super::inbox::{Ending, Inbox};
 use super::record_writer::RecordWriter;
 use super::store::RecordStore;
-use crate::{Damage, Record};
+use crate::{Damage, Guard, Record};
 
 /// Groups of records that wait for the log writer; the core's window keeps them far below. If a stalled medium fills
 /// them the replica thread waits, falls silent, and is taken for gone, as it should be.
@@ -56,6 +56,16 @@ impl<S: RecordStore> Writer<S> {
                 let result = writer.carry_out(records, |token| inbox.note_durable(token));
                 records.clear();
                 result.map_err(|error| inbox.fail(fault_line(&error))).is_ok()
+            }
+        }
+    }
+
+    /// Makes the guard record durable, where the store has one: that is written inline. Returns false where that failed.
+    pub(super) fn set_guard(&mut self, guard: Option<Guard>, inbox: &Inbox) -> bool {
+        match self {
+            Writer::Thread(_) => false,
+            Writer::Inline(writer, _) => {
+                writer.set_guard(guard).map_err(|error| inbox.fail(fault_line(&error))).is_ok()
             }
         }
     }

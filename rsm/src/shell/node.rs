@@ -15,16 +15,18 @@ use wire::Endpoint;
 use super::assembly::{Core, Found, Makes, Opened, Parts, Supervisor, repaired, spawn, writer};
 use super::break_point::{BreakPoint, BreakPoints};
 use super::durability::Durability;
+use super::epoch_store::EpochStore;
 use super::format::FormatError;
+use super::guarding::RingPart;
 use super::handle::{Ended, Handle, Shared};
 use super::inbox::{Ending, Inbox};
 use super::incoming::Incoming;
 use super::link::{Link, LinkContext, Links};
 use super::peers::Peers;
 use super::repair_thread::BeginAnew;
-use super::replica_thread::Clock;
+use super::replica_thread::{Clock, ReplicaThread};
+use super::ring_store::{Places, RingStore};
 use super::store::{self, Contents, RecordStore};
-use super::volatile_store::{EpochStore, RingStore};
 use crate::limits::BATCH_MAX_BYTES;
 use crate::{Application, Kind, MEMBERS_MAX, MemberId, Timing, View};
 
@@ -188,7 +190,8 @@ impl Node {
                 let dir = data_dir.clone();
                 let begin_anew: BeginAnew<nvm_log::Store> =
                     Box::new(move |store, repair| store::begin_anew(&dir, &options, store, repair));
-                let opened = Opened { name, inline, log_bytes, store, contents, begin_anew: Some(begin_anew) };
+                let begin_anew = Some(begin_anew);
+                let opened = Opened { name, inline, log_bytes, store, contents, begin_anew, pair: None };
                 Node::start_on(opened, began, settings, application, runtime)
             }
             Durability::EpochSs => {
@@ -197,8 +200,11 @@ impl Node {
                 Node::start_on(opened, began, settings, application, runtime)
             }
             Durability::Ring => {
-                let (store, recovered) = RingStore::open(data_dir, memory_dir, *ring_bytes, *member)?;
-                let opened = Opened::whole("shared memory".into(), store.log_bytes(), store, recovered);
+                let peers: Vec<_> = settings.members.iter().map(|(id, at, _)| (*id, at.clone())).collect();
+                let places = Places { dir: data_dir, memory_dir, ring_bytes: *ring_bytes, peers: &peers };
+                let (store, recovered) = RingStore::open(&places, *member)?;
+                let (log_bytes, pair) = (store.log_bytes(), Some(store.pair()));
+                let opened = Opened { pair, ..Opened::whole("shared memory".into(), log_bytes, store, recovered) };
                 Node::start_on(opened, began, settings, application, runtime)
             }
         }
@@ -212,9 +218,10 @@ impl Node {
         runtime: tokio::runtime::Handle,
     ) -> Result<(Node, Handle), StartError> {
         let clock = Clock::start();
-        let Opened { store, name, inline, log_bytes, contents, begin_anew } = opened;
+        let Opened { store, name, inline, log_bytes, contents, begin_anew, pair } = opened;
         let (tick, is_volatile) = (settings.timing.tick, settings.durability.is_volatile());
         let found = Found::of(contents.recovered());
+        let (guard_sender, guard) = watch::channel(pair.and_then(|(_, guard)| guard).map(|guard| guard.member));
         let makes = Makes { settings: settings.clone(), log_bytes, clock };
         let core = match (contents, begin_anew) {
             (Contents::Whole(recovered), _) => Core::Member(Box::new(makes.replica(recovered, application)?)),
@@ -244,6 +251,7 @@ impl Node {
             is_volatile,
             inbox: Arc::clone(&inbox),
             status,
+            guard,
             ended: ended.clone(),
             incoming: Incoming::new(Arc::clone(&context)),
         };
@@ -259,9 +267,10 @@ impl Node {
         };
         let supervisor = Supervisor { inbox: Arc::clone(&inbox), ended: ended_sender };
         let thread = match core {
-            Core::Member(replica) => {
+            Core::Member(mut replica) => {
                 let (writer, log_writer) = writer(store, inline, &inbox)?;
-                let thread = parts.replica_thread(*replica, writer, &found);
+                let ring = pair.map(|pair| RingPart::new(pair, &mut replica, clock.now(), guard_sender));
+                let thread = ReplicaThread { ring, ..parts.replica_thread(*replica, writer, &found) };
                 spawn("replica", move || supervisor.run(|| Some((thread, log_writer))))?
             }
             Core::Repair(repair, application, begin_anew) => {

@@ -8,7 +8,7 @@
 //! counts on the room from then on. After an error nothing is written or reported any more.
 
 use super::store::RecordStore;
-use crate::{Record, Token};
+use crate::{Guard, Record, Token};
 
 /// Writes records to a store and counts them.
 #[derive(Debug)]
@@ -91,6 +91,19 @@ impl<S: RecordStore> RecordWriter<S> {
         }
         self.written += count;
         self.flush(durable)
+    }
+
+    /// Whose memory holds what this member acknowledges: durable on return (S14).
+    ///
+    /// # Errors
+    /// As [`Self::carry_out`].
+    pub fn set_guard(&mut self, guard: Option<Guard>) -> Result<(), nvm_log::Error> {
+        if self.has_failed {
+            return Err(nvm_log::Error::Poisoned);
+        }
+        let result = self.store.set_guard(guard);
+        self.has_failed = result.is_err();
+        result
     }
 
     /// What the store has done since it was opened.

@@ -110,7 +110,11 @@ impl<A: Any> RepairThread<'_, A> {
             }
             Request::Change(_, reply) => drop(reply.send(Err(ChangeError::NotPrimary { hint: None }))),
             Request::Visit(visit) => visit(self.application),
-            Request::Message { .. } | Request::Unreachable(..) | Request::HandOver(_) | Request::Wake => {}
+            Request::Copy(..)
+            | Request::Message { .. }
+            | Request::Unreachable(..)
+            | Request::HandOver(_)
+            | Request::Wake => {}
         }
     }
 }

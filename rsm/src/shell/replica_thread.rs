@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::answers::Waiters;
 use super::break_point::{BreakPoint, BreakPoints};
+use super::guarding::RingPart;
 use super::inbox::{Ending, Inbox, Request};
 use super::link::Links;
 use super::log_writer::Writer;
@@ -57,6 +58,8 @@ pub(super) struct ReplicaThread<A, S> {
     pub(super) status: watch::Sender<Arc<Status>>,
     pub(super) break_points: Arc<BreakPoints>,
     pub(super) rejoin: Rejoin,
+    /// In the mode `ring`.
+    pub(super) ring: Option<RingPart>,
     pub(super) state: ThreadState,
 }
 
@@ -142,6 +145,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
             self.state.next_tick = now + self.tick;
             self.writer.on_tick(&self.inbox);
             self.step(Input::Tick);
+            self.tick_ring();
         }
         for damage in self.inbox.take_damage() {
             self.step(Input::Damaged { damage });
@@ -154,6 +158,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
     fn take(&mut self, request: Request) {
         self.inbox.taken(&request);
         match request {
+            Request::Message { from, message: Message::Ring(word), .. } => self.on_ring_word(from, word),
             Request::Message { cluster, from, message, .. } => {
                 self.watch_incoming(&message);
                 self.rejoin.on_heard(&message);
@@ -171,7 +176,10 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
                     self.step(Input::Submit { tag, command, urgent: false });
                 }
             }
-            Request::Unreachable(member, incarnation) => self.step(Input::Unreachable { member, incarnation }),
+            Request::Unreachable(member, incarnation) => {
+                self.step(Input::Unreachable { member, incarnation });
+                self.on_ring_gone(member, incarnation);
+            }
             Request::HandOver(to) => self.step(Input::HandOver { to }),
             Request::Change(change, reply) => {
                 let tag = self.state.waiters.change(reply);
@@ -181,6 +189,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
                 let application: &mut dyn Any = self.replica.machine_mut();
                 visit(application);
             }
+            Request::Copy(from, memory, reply) => drop(reply.send(self.copy_for(from, memory))),
             Request::Wake => {}
         }
     }
@@ -200,7 +209,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
         self.step(Input::Durable { token });
     }
 
-    fn step(&mut self, input: Input) {
+    pub(super) fn step(&mut self, input: Input) {
         self.replica.step(self.clock.now(), input, &mut self.state.output);
     }
 
@@ -213,11 +222,13 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
             if !self.carry_out(output) {
                 return false;
             }
-            // Only a store that is written inline can have made progress; each turn needs new records, so this ends.
-            if matches!(self.writer, Writer::Thread(_)) || self.inbox.durable() == durable {
+            // Only a store that is written inline can have made progress; each turn needs new records, or a new view, so this ends.
+            let has_progressed = !matches!(self.writer, Writer::Thread(_)) && self.inbox.durable() != durable;
+            if has_progressed {
+                self.take_durable();
+            } else if !self.tend_ring() {
                 return true;
             }
-            self.take_durable();
         }
     }
 
@@ -313,7 +324,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
         }
     }
 
-    fn send(&mut self, to: MemberId, message: Message) {
+    pub(super) fn send(&mut self, to: MemberId, message: Message) {
         self.watch_outgoing(&message);
         self.rejoin.on_sent(&message);
         self.links.send(to, message);

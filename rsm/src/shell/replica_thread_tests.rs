@@ -88,6 +88,7 @@ fn bench() -> Bench {
         links,
         break_points,
         rejoin: Rejoin::new(Instant::now(), 0),
+        ring: None,
         state: ThreadState::default(),
     };
     Bench { thread, groups, link }

@@ -18,7 +18,7 @@ use nvm_log::{Finding, Options, Outcome, Recovery, SnapshotMeta, Store};
 use super::format::{self, FormatError, SNAPSHOT_TAG};
 use super::stable_control::inherited;
 use crate::repair::{Damaged, Repair};
-use crate::{Control, Entry, Identity, Incarnation, MemberId, Recovered, SnapshotImage, StartError, Viewstamp};
+use crate::{Control, Entry, Guard, Identity, Incarnation, MemberId, Recovered, SnapshotImage, StartError, Viewstamp};
 
 /// What a [`super::RecordWriter`] needs of a store. A method that fails has possibly written something; none may be called after.
 pub trait RecordStore: Send + 'static {
@@ -28,6 +28,10 @@ pub trait RecordStore: Send + 'static {
     fn truncate_after(&mut self, op: u64) -> Result<(), nvm_log::Error>;
     /// Durable after the next flush, at the latest.
     fn set_control(&mut self, control: &Control) -> Result<(), nvm_log::Error>;
+    /// Whose memory holds what this member acknowledges, in the mode that has it; durable on return (S14).
+    fn set_guard(&mut self, _: Option<Guard>) -> Result<(), nvm_log::Error> {
+        Ok(())
+    }
     /// The bytes of a snapshot from this place on: a new one's where that is 0, else they follow those of the part before. They
     /// count for nothing before the whole is written.
     fn write_snapshot_part(&mut self, at: Viewstamp, offset: u64, part: &[u8]) -> Result<(), nvm_log::Error>;
@@ -92,9 +96,7 @@ impl<M: Medium + Send + 'static> RecordStore for Store<M> {
     }
 
     fn install(&mut self, image: &SnapshotImage, keep_suffix: bool, control: &Control) -> Result<(), nvm_log::Error> {
-        self.begin_snapshot(meta_of(image.viewstamp))?;
-        image.from(0).try_for_each(|part| self.append_snapshot(part))?;
-        self.install_snapshot(keep_suffix, &format::control_blob(control))
+        install_with(self, image, keep_suffix, &format::control_blob(control))
     }
 
     fn repair(&mut self, entries: &[Arc<Entry>]) -> Result<bool, nvm_log::Error> {
@@ -128,6 +130,18 @@ impl<M: Medium + Send + 'static> RecordStore for Store<M> {
     fn close(self) -> Result<(), nvm_log::Error> {
         Store::close(self)
     }
+}
+
+/// Installs a snapshot, with this as the store's control blob.
+pub(super) fn install_with<M: Medium>(
+    store: &mut Store<M>,
+    image: &SnapshotImage,
+    keep_suffix: bool,
+    blob: &[u8],
+) -> Result<(), nvm_log::Error> {
+    store.begin_snapshot(meta_of(image.viewstamp))?;
+    image.from(0).try_for_each(|part| store.append_snapshot(part))?;
+    store.install_snapshot(keep_suffix, blob)
 }
 
 fn meta_of(viewstamp: Viewstamp) -> SnapshotMeta {
@@ -253,7 +267,7 @@ pub(super) fn begin_anew(
     let former = repair.identity();
     Store::remove(dir)?;
     let (mut store, recovery) = open_or_format(dir, options, former.member)?;
-    let control = inherited(Some((former.incarnation, repair.control().clone())));
+    let control = inherited(Some(repair.control().clone()));
     Store::set_control(&mut store, &format::control_blob(&control))?;
     Store::flush(&mut store)?;
     let incarnation = Incarnation(u128::from_le_bytes(recovery.identity.incarnation));

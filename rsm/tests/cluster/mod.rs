@@ -138,16 +138,18 @@ impl Cluster {
         }
     }
 
-    fn start_on(&mut self, id: u64, listener: Listener) {
-        let runtime = tokio::runtime::Handle::current();
-        let (node, handle) = Node::start(self.settings(id), Words::default(), runtime).expect("starts");
+    async fn start_on(&mut self, id: u64, listener: Listener) {
+        let (runtime, settings) = (tokio::runtime::Handle::current(), self.settings(id));
+        // On a thread of its own: a start may wait for another member of this very process.
+        let start = move || Node::start(settings, Words::default(), runtime).expect("starts");
+        let (node, handle) = tokio::task::spawn_blocking(start).await.expect("no panic");
         let accepting = tokio::spawn(accept_all(listener, handle.clone()));
         self.members.insert(id, Member { node, handle, accepting });
     }
 
     pub(crate) async fn restart(&mut self, id: u64) {
         let listener = Listener::bind(&self.endpoints[id as usize - 1]).await.expect("bound again");
-        self.start_on(id, listener);
+        self.start_on(id, listener).await;
     }
 
     /// Ends a member like a crash.

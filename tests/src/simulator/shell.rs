@@ -285,6 +285,7 @@ fn input_code(input: &Input) -> u64 {
         Input::HandOver { to } => 4 << 40 | to.map_or(0, |to| to.0),
         Input::Change { tag, .. } => 5 << 40 | tag,
         Input::Damaged { .. } => 6 << 40,
+        Input::Guarded { upto } => 7 << 40 | upto.map_or(0, |upto| upto.op),
     }
 }
 
@@ -316,5 +317,6 @@ fn input_brief(input: &Input) -> String {
         Input::HandOver { to } => format!("hand over to {to:?}"),
         Input::Change { tag, change } => format!("change {tag}: {change:?}"),
         Input::Damaged { damage } => format!("damaged: {damage:?}"),
+        Input::Guarded { upto } => format!("guarded {upto:?}"),
     }
 }
