@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use lock_protocol::{
-    Answer, ForceRelease, ForcedTenure, LockEntry, LockName, MemberChange, MemberStatus, Mode, PAGE_MAX_ENTRIES, Query,
-    Refusal, SessionId,
+    Activity, Answer, ForceRelease, ForcedTenure, LockEntry, LockName, MemberChange, MemberStatus, Mode,
+    PAGE_MAX_ENTRIES, Query, Refusal, SessionId,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -406,6 +406,15 @@ pub async fn change_members(endpoint: &str, change: MemberChange) -> Result<Resu
 /// The endpoint is no address, or the member could not be asked.
 pub async fn member_status(endpoint: &str) -> Result<MemberStatus, QueryError> {
     ask_member(endpoint, |service| async move { service.status(context()).await }).await
+}
+
+/// What one member's tables hold, asked without a session; within a tokio runtime. None where it has no state, or too much
+/// to do to say.
+///
+/// # Errors
+/// The endpoint is no address, or the member could not be asked.
+pub async fn member_activity(endpoint: &str) -> Result<Option<Activity>, QueryError> {
+    ask_member(endpoint, |service| async move { service.activity(context()).await }).await
 }
 
 async fn ask_member<R, Fut>(

@@ -81,14 +81,15 @@ mod table;
 #[cfg(test)]
 mod threads;
 
-pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, change_members, member_status};
+pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, change_members, member_activity, member_status};
 pub use connect::Builder;
 pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, Tried, UpgradeError};
 pub use fenced::{FencedStore, StaleToken};
 pub use guard::LockGuard;
 pub use lock_protocol::{
-    Answer, FencingToken, ForceRelease, ForcedTenure, Holder, LEASE_MAX, LEASE_MIN, LockEntry, LockName, MemberChange,
-    MemberStatus, Mode, NameError, Query, Refusal, Role, SessionId, ViewMember, ViewSummary, Waiter, lease_margin,
+    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, Holder, LEASE_MAX, LEASE_MIN, LockEntry, LockName,
+    MemberChange, MemberStatus, Mode, NameError, Query, Refusal, Role, SessionId, ViewMember, ViewSummary, Waiter,
+    lease_margin,
 };
 pub use releaser::Revocation;
 pub use wire::{Endpoint, EndpointError};

@@ -39,7 +39,7 @@ pub use ids::{FencingToken, LockName, Mode, NameError, RequestNumber, SessionId}
 pub use members::MemberChange;
 pub use notice::{NOTICES_MAX, Notice};
 pub use query::{
-    Answer, Holder, LockEntry, MemberStatus, PAGE_MAX_ENTRIES, Query, Role, ViewMember, ViewSummary, Waiter,
+    Activity, Answer, Holder, LockEntry, MemberStatus, PAGE_MAX_ENTRIES, Query, Role, ViewMember, ViewSummary, Waiter,
 };
 pub use service::{
     LockCallback, LockCallbackClient, LockCallbackRequest, LockCallbackResponse, LockService, LockServiceClient,

@@ -1,4 +1,4 @@
-//! Changes of the list of members, which an operator asks for.
+//! Changes of the list of members, and of who is primary, which an operator asks for.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,5 +25,10 @@ pub enum MemberChange {
         member: u64,
         /// Where it will listen.
         address: String,
+    },
+    /// Lets another member be primary; the list stays as it is.
+    Promote {
+        /// A replica in sync.
+        member: u64,
     },
 }

@@ -116,6 +116,21 @@ pub enum Role {
     Leaving,
 }
 
+/// What a member's tables hold, and what the ops executed by its process have done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Sessions that have not ended.
+    pub sessions: u64,
+    /// Locks that are held or waited for.
+    pub locks: u64,
+    /// Who waits, over all locks.
+    pub waiters: u64,
+    /// Tenures granted since the process started.
+    pub grants: u64,
+    /// Sessions whose lease ran out since then.
+    pub expired: u64,
+}
+
 /// A view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewSummary {

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Answer, ForceRelease, ForcedTenure, KeepAlive, MemberChange, MemberStatus, Notice, Open, Opened, Outcome, Query,
-    Renewed, SessionId, Submission,
+    Activity, Answer, ForceRelease, ForcedTenure, KeepAlive, MemberChange, MemberStatus, Notice, Open, Opened, Outcome,
+    Query, Renewed, SessionId, Submission,
 };
 
 /// Nothing was executed for certain only where the variant says so; otherwise send again, under the same numbers.
@@ -57,6 +57,8 @@ pub trait LockService {
     /// Changes the list of members; the number of the view that made the change. After `Unknown` the list tells whether it
     /// was made.
     async fn change_members(change: MemberChange) -> Result<u64, Refusal>;
+    /// Tells what this member's tables hold; none where it has no state, or too much to do to say.
+    async fn activity() -> Option<Activity>;
 }
 
 /// What a client answers on its callback connection.

@@ -1,7 +1,14 @@
 //! A member's own account of itself, for people and tools.
 
-use lock_protocol::{MemberStatus, Role, ViewMember, ViewSummary};
+use std::time::Duration;
+
+use lock_protocol::{Activity, MemberStatus, Role, ViewMember, ViewSummary};
 use rsm::{Handle, Kind, Slot, Standing, Status, View};
+
+use crate::application::LockApplication;
+
+/// Whoever asks for a look at the tables is not kept waiting longer.
+const VISIT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the member knows of itself, some milliseconds old at most.
 pub(crate) fn member_status(handle: &Handle, mode: &str) -> MemberStatus {
@@ -29,6 +36,22 @@ fn durability(handle: &Handle, mode: &str) -> String {
         Some(guard) => format!("{mode}: {on}, guarded by member {guard}"),
         None => format!("{mode}: {on}"),
     }
+}
+
+/// What its tables hold; none where the replica thread has too much to do to say, and on a witness.
+pub(crate) async fn activity(handle: &Handle) -> Option<Activity> {
+    let visit = handle.visit(|application: &mut LockApplication| {
+        let machine = application.machine();
+        let statistics = machine.statistics();
+        Activity {
+            sessions: machine.session_count() as u64,
+            locks: machine.lock_count() as u64,
+            waiters: statistics.waiters,
+            grants: statistics.granted_at_once + statistics.waits.count(),
+            expired: statistics.expired,
+        }
+    });
+    tokio::time::timeout(VISIT_TIMEOUT, visit).await.ok().flatten()
 }
 
 /// What the member is in its view.

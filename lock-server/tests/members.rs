@@ -93,3 +93,22 @@ fn members_are_added_removed_and_replaced_while_a_lock_is_held() {
         assert!(token(&holder.acquire("orders/2").await) > held, "the session lives");
     });
 }
+
+#[test]
+fn the_primary_moves_where_it_is_asked_to_and_a_held_lock_stays() {
+    run(async {
+        let cluster = Cluster::start(3).await;
+        let mut holder = Client::open_with_callback(&cluster, LONG).await;
+        let held = token(&holder.acquire("orders/1").await);
+        let before = cluster.primary().await;
+        for wished in (1..=3).filter(|id| *id != before) {
+            let promote = MemberChange::Promote { member: wished as u64 };
+            let view = change(&cluster, promote.clone()).await.expect("it is in sync");
+            says(&cluster, wished, |status| status.serving && status.role == Role::Primary).await;
+            assert_eq!(change(&cluster, promote).await, Ok(view), "it is primary already");
+        }
+        let refused = change(&cluster, MemberChange::Promote { member: 9 }).await.expect_err("there is none");
+        assert!(refused.to_string().contains("there is no member 9"), "{refused}");
+        assert!(token(&holder.acquire("orders/2").await) > held, "the session lives");
+    });
+}

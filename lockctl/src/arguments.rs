@@ -1,6 +1,7 @@
 //! What a person can type, and the help.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -8,6 +9,9 @@ use lock_client::{Endpoint, LockName};
 
 /// Where `lock-server dev` listens.
 const DEV_CLUSTER: &str = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103";
+
+/// Between two looks of `status --watch`.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,7 +71,14 @@ Examples:
   lockctl members add 4 10.0.0.4:7100        then start it there, with an empty directory and
                                              --cluster naming itself and running members
   lockctl members add 5 10.0.0.5:7100 --witness
-  lockctl members remove 1                   not the primary: ask it to stop first";
+  lockctl members promote 2                  before member 1, the primary, is to rest
+  lockctl members remove 1";
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  lockctl completions bash > /etc/bash_completion.d/lockctl
+  lockctl completions zsh > \"${fpath[1]}/_lockctl\"
+  lockctl completions fish > ~/.config/fish/completions/lockctl.fish";
 
 const BENCH_HELP: &str = "\
 What is measured, each for --duration:
@@ -149,7 +160,14 @@ pub(crate) enum Action {
         now: bool,
     },
     /// Show the cluster: each member, and whether it serves.
-    Status,
+    Status {
+        /// Go on showing it, with what the locks do, until Ctrl-C.
+        #[arg(long)]
+        watch: bool,
+        /// Between two looks.
+        #[arg(long, value_name = "DUR", default_value = "1s", value_parser = interval, requires = "watch")]
+        interval: Duration,
+    },
     /// List the cluster's members, or change the list.
     #[command(after_help = MEMBERS_HELP)]
     Members {
@@ -160,6 +178,19 @@ pub(crate) enum Action {
     /// Measure the cluster at the endpoints.
     #[command(after_help = BENCH_HELP)]
     Bench(Bench),
+    /// Print what a shell needs to complete lockctl's arguments.
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages, one a subcommand.
+    Man {
+        /// A directory that is there.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Becomes the command that `run` guards.
     #[command(name = crate::launch::EXEC, hide = true)]
     Exec(Exec),
@@ -198,6 +229,11 @@ pub(crate) enum MembersAction {
         /// Where it will listen.
         #[arg(value_parser = endpoint)]
         address: Endpoint,
+    },
+    /// Make a member primary that is in sync; clients notice a pause of some milliseconds.
+    Promote {
+        /// Its number.
+        id: u64,
     },
 }
 
@@ -278,6 +314,16 @@ fn bench_prefix(text: &str) -> Result<LockName, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write 500ms, 30s, 5m"))
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        interval if interval < INTERVAL_MIN => Err(format!(
+            "at least {}, so that looking is not what keeps the cluster busy",
+            humantime::format_duration(INTERVAL_MIN)
+        )),
+        interval => Ok(interval),
+    }
 }
 
 fn lease(text: &str) -> Result<Duration, String> {

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::arguments::{Action, Arguments, Common};
 use crate::failure::{Failure, exit, one_line};
-use crate::{bench, force, launch, locks, members, run, status};
+use crate::{bench, force, generate, launch, locks, members, run, status, watch};
 
 /// Of sessions that only ask.
 const QUERY_LEASE: Duration = Duration::from_secs(10);
@@ -64,10 +64,13 @@ fn dispatch(arguments: Arguments) -> Result<u8, Failure> {
         Action::Locks { prefix } => on_main_thread(locks::list(&prefix, &common)),
         Action::Inspect { name } => on_main_thread(locks::inspect(&name, &common)),
         Action::ForceRelease { name, token, now } => on_main_thread(force::release(&name, token, now, &common)),
-        Action::Status => on_main_thread(status::show(&common)),
+        Action::Status { watch: false, .. } => on_main_thread(status::show(&common)),
+        Action::Status { watch: true, interval } => on_main_thread(watch::show(interval, &common)),
         Action::Members { change: None } => on_main_thread(status::members(&common)),
         Action::Members { change: Some(change) } => on_main_thread(members::change(&change, &common)),
         Action::Bench(options) => on_main_thread(bench::run(&options, &common)),
+        Action::Completions { shell } => Ok(generate::completions(shell)),
+        Action::Man { dir } => generate::man_pages(&dir),
         Action::Exec(exec) => Err(launch::become_command(&exec)),
         Action::GiveBack { group } => launch::give_terminal_back(group),
     }

@@ -44,6 +44,7 @@ mod bench;
 mod dispatch;
 mod failure;
 mod force;
+mod generate;
 mod group;
 mod launch;
 mod locks;
@@ -56,6 +57,7 @@ mod status;
 mod table;
 mod terminal;
 mod waiting;
+mod watch;
 mod wish;
 
 pub use dispatch::main;

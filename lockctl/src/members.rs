@@ -1,4 +1,4 @@
-//! `lockctl members add`, `remove`, `replace`: changes of the list of members.
+//! `lockctl members add`, `remove`, `replace`: changes of the list of members; and `promote`, of the primary.
 //!
 //! Why it may ask again: a change is made by one view or not at all, and one that was made is refused the second time. So only the
 //! primary's own words end the search for it, or the time that was given.
@@ -25,7 +25,7 @@ pub(crate) async fn change(action: &MembersAction, common: &Common) -> Result<u8
         // Only so many hints are followed in a round as there are endpoints: two members that point at each other must not hide a third.
         while let Some(endpoint) = to_ask.pop_front() {
             let refusal = match change_members(&endpoint, change.clone()).await {
-                Ok(Ok(view)) => return made(view, common),
+                Ok(Ok(view)) => return made(action, view, common),
                 Ok(Err(refusal)) => refusal,
                 Err(error) => {
                     tried.push(error.to_string());
@@ -59,12 +59,15 @@ fn change_of(action: &MembersAction) -> MemberChange {
         }
         MembersAction::Remove { id } => MemberChange::Remove { member: *id },
         MembersAction::Replace { id, address } => MemberChange::Replace { member: *id, address: address.to_string() },
+        MembersAction::Promote { id } => MemberChange::Promote { member: *id },
     }
 }
 
-fn made(view: u64, common: &Common) -> Result<u8, Failure> {
+fn made(action: &MembersAction, view: u64, common: &Common) -> Result<u8, Failure> {
     if common.json {
         print_json(&serde_json::json!({ "view": view }))?;
+    } else if let MembersAction::Promote { id } = action {
+        print(&format!("member {id} is primary of view {view}\n"));
     } else {
         print(&format!("changed by view {view}; 'lockctl members' shows when all are in sync\n"));
     }

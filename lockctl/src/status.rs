@@ -216,7 +216,8 @@ impl Gathered {
         view.is_some_and(|view| member.id.is_some_and(|id| view.in_sync.contains(&id)))
     }
 
-    fn table(&self) -> String {
+    /// A line for each member.
+    pub(crate) fn table(&self) -> String {
         use Align::{Left, Right};
         let mut table = Table::new(&[
             ("MEMBER", Right),
@@ -244,7 +245,7 @@ impl Gathered {
     }
 
     /// Whether the cluster serves, and if not, what it waits for.
-    fn verdict(&self) -> String {
+    pub(crate) fn verdict(&self) -> String {
         let Some(view) = &self.status.view else {
             return format!("not serving: the cluster has no view yet{}", self.waits());
         };
@@ -266,6 +267,17 @@ impl Gathered {
         format!("not serving: view {}, whose primary {}{unreachable}{}", view.id, view.primary, self.waits())
     }
 
+    /// Where the primary of the newest view listens, if it answered.
+    pub(crate) fn primary(&self) -> Option<&str> {
+        let primary = self.status.members.iter().find(|member| member.role == Role::Primary)?;
+        Some(&primary.address)
+    }
+
+    /// The last op that is known committed.
+    pub(crate) fn commit_op(&self) -> u64 {
+        statuses(&self.answers).map(|status| status.commit_op).max().unwrap_or(0)
+    }
+
     fn silent(&self) -> String {
         let silent = self.status.members.iter().filter(|member| member.role == Role::Unreachable);
         silent.map(|member| format!("; member {} does not answer", or_dash(member.id))).collect()
@@ -278,7 +290,7 @@ impl Gathered {
     }
 
     /// What must never be: states that differ at the same op, and endpoints of several clusters.
-    fn warnings(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut hashes: BTreeMap<u64, BTreeMap<&str, u64>> = BTreeMap::new();
         for status in statuses(&self.answers) {

@@ -91,6 +91,10 @@ fn views_keep_what_is_committed_in_the_first_states_of_larger_models() {
         ("a witness", ViewBounds { scene: Scene::Witness, grain: Grain::Start, ..usual }),
         ("a learner", ViewBounds { scene: Scene::Growing, views: 5, grain: Grain::Start, ..usual }),
         (
+            "a store that is replaced, whatever it does",
+            ViewBounds { replacements: 1, losses: 1, views: 4, grain: Grain::Start, beats: false, crashes: 0, ..usual },
+        ),
+        (
             "four become three",
             ViewBounds {
                 scene: Scene::Serving { members: 4 },

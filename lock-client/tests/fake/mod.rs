@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use lock_protocol::{
-    Answer, Command, FencingToken, ForceRelease, ForcedTenure, Holder, KeepAlive, LockCallbackClient, LockEntry,
-    LockName, LockService, MemberChange, MemberStatus, Mode, Notice, Open, Opened, Outcome, Query, Refusal, Renewed,
-    Request, RequestNumber, Requeued, Role, SessionId, Submission, Waiter,
+    Activity, Answer, Command, FencingToken, ForceRelease, ForcedTenure, Holder, KeepAlive, LockCallbackClient,
+    LockEntry, LockName, LockService, MemberChange, MemberStatus, Mode, Notice, Open, Opened, Outcome, Query, Refusal,
+    Renewed, Request, RequestNumber, Requeued, Role, SessionId, Submission, Waiter,
 };
 use parking_lot::Mutex;
 use tarpc::context::Context;
@@ -462,6 +462,10 @@ impl LockService for Server {
 
     async fn change_members(self, _: Context, _: MemberChange) -> Result<u64, Refusal> {
         Err(Refusal::Invalid("this cluster stays as it is".into()))
+    }
+
+    async fn activity(self, _: Context) -> Option<Activity> {
+        None
     }
 
     async fn status(self, _: Context) -> MemberStatus {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lock_protocol::{
-    Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberChange, MemberStatus, Open, Opened, Outcome,
-    Query, Refusal, Renewed, SessionId, Submission,
+    Activity, Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberChange, MemberStatus, Open, Opened,
+    Outcome, Query, Refusal, Renewed, SessionId, Submission,
 };
 use rsm::{Change, ChangeError, Kind, MemberId};
 use tarpc::context::Context;
@@ -17,7 +17,7 @@ use super::Edge;
 use crate::machine::Op;
 use crate::metrics::Request;
 use crate::primary::answers;
-use crate::status::member_status;
+use crate::status::{activity, member_status};
 
 /// One connection's requests.
 #[derive(Clone)]
@@ -83,23 +83,31 @@ impl LockService for Service {
         member_status(&self.0.handle, &self.0.mode)
     }
 
+    async fn activity(self, _: Context) -> Option<Activity> {
+        activity(&self.0.handle).await
+    }
+
     async fn change_members(self, _: Context, change: MemberChange) -> Result<u64, Refusal> {
         let asked = format!("{change:?}");
         let kind = |witness| if witness { Kind::Witness } else { Kind::Replica };
-        let change = match change {
-            MemberChange::Add { member, address, witness } => {
-                Change::Add { member: MemberId(member), address, kind: kind(witness) }
-            }
-            MemberChange::Remove { member } => Change::Remove { member: MemberId(member) },
-            MemberChange::Replace { member, address } => Change::Replace { member: MemberId(member), address },
-        };
         let refusal = |error| match error {
             ChangeError::NotPrimary { hint } => Refusal::NotPrimary { hint },
             ChangeError::ViewChanging => Refusal::ViewChanging,
             ChangeError::Refused(reason) => Refusal::Invalid(reason),
             ChangeError::Unknown => Refusal::Unknown,
         };
-        let work = async { self.0.handle.change(change).await.map_err(refusal) };
+        let handle = &self.0.handle;
+        let work = async {
+            let change = match change {
+                MemberChange::Add { member, address, witness } => {
+                    Change::Add { member: MemberId(member), address, kind: kind(witness) }
+                }
+                MemberChange::Remove { member } => Change::Remove { member: MemberId(member) },
+                MemberChange::Replace { member, address } => Change::Replace { member: MemberId(member), address },
+                MemberChange::Promote { member } => return handle.promote(MemberId(member)).await.map_err(refusal),
+            };
+            handle.change(change).await.map_err(refusal)
+        };
         let view = self.count(Request::ChangeMembers, work).await;
         match &view {
             Ok(view) => tracing::warn!(view, asked, "an operator changed the members"),

@@ -42,6 +42,7 @@ mod node;
 #[cfg(test)]
 mod peer_tests;
 mod peers;
+mod promotion;
 mod record_writer;
 mod rejoin;
 mod repair_thread;

@@ -58,6 +58,9 @@ struct Arguments {
     /// Members taken away by an operator.
     #[arg(long, default_value_t = 0)]
     removals: u8,
+    /// Members whose stores an operator declares lost.
+    #[arg(long, default_value_t = 0)]
+    replacements: u8,
     /// The only members that crash, put writes off or lose their stores; all of them, where none is named.
     #[arg(long, value_delimiter = ',')]
     frail: Vec<u16>,
@@ -173,6 +176,7 @@ fn views(arguments: &Arguments) -> ViewBounds {
         longs: arguments.longs,
         hand_overs: arguments.hand_overs,
         removals: arguments.removals,
+        replacements: arguments.replacements,
         frail: if arguments.frail.is_empty() {
             u16::MAX
         } else {

@@ -74,7 +74,7 @@ fn is_made(change: &MemberChange, listed: &BTreeSet<u64>) -> bool {
     match change {
         MemberChange::Add { member, .. } => listed.contains(member),
         MemberChange::Remove { member } => !listed.contains(member),
-        MemberChange::Replace { .. } => false,
+        MemberChange::Replace { .. } | MemberChange::Promote { .. } => false,
     }
 }
 
@@ -84,9 +84,10 @@ fn numbers(view: &ViewSummary) -> BTreeSet<u64> {
 
 fn member_of(change: &MemberChange) -> u64 {
     match change {
-        MemberChange::Add { member, .. } | MemberChange::Remove { member } | MemberChange::Replace { member, .. } => {
-            *member
-        }
+        MemberChange::Add { member, .. }
+        | MemberChange::Remove { member }
+        | MemberChange::Replace { member, .. }
+        | MemberChange::Promote { member } => *member,
     }
 }
 

@@ -70,6 +70,8 @@ pub struct ViewBounds {
     pub hand_overs: u8,
     /// Members taken away by an operator.
     pub removals: u8,
+    /// Members whose stores an operator declares lost.
+    pub replacements: u8,
     /// Those that may crash, put a write off or lose their store, one bit each.
     pub frail: u16,
     /// Whether heartbeats and retransmissions are sent.
@@ -92,6 +94,7 @@ impl Default for ViewBounds {
             longs: 0,
             hand_overs: 0,
             removals: 0,
+            replacements: 0,
             frail: u16::MAX,
             beats: true,
             rules: Rules::strict(),
@@ -106,6 +109,7 @@ const HOLDS: usize = 3;
 const LONGS: usize = 4;
 const HAND_OVERS: usize = 5;
 const REMOVALS: usize = 6;
+const REPLACEMENTS: usize = 7;
 
 /// What a member does by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,6 +126,8 @@ pub enum Act {
     HandOver,
     /// An operator takes this member away.
     Remove(u8),
+    /// An operator declares this member's store lost, whatever its process does.
+    Replace(u8),
     /// A client's command.
     Command(u8),
     /// Its first waiting record becomes durable.
@@ -190,6 +196,11 @@ impl ViewModel {
             Event::Own(Act::Remove(member)) => {
                 out.cost[REMOVALS] = 1;
                 let change = Change::Remove { member: MemberId(member.into()) };
+                members[0].feed(NOW, Input::Change { tag: 0, change }, heard);
+            }
+            Event::Own(Act::Replace(member)) => {
+                out.cost[REPLACEMENTS] = 1;
+                let change = Change::Replace { member: MemberId(member.into()), address: format!("m{member}") };
                 members[0].feed(NOW, Input::Change { tag: 0, change }, heard);
             }
             Event::Own(Act::Command(tag)) => {
@@ -288,7 +299,9 @@ impl ViewModel {
     fn came_to_something(&self, what: Option<Act>, before: u64, members: &[Member], has_prepared: bool) -> bool {
         let elects = self.bounds.grain >= Grain::Election;
         match what {
-            Some(Act::Stand | Act::HandOver | Act::Change | Act::Remove(_)) if elects => members[0].view > before,
+            Some(Act::Stand | Act::HandOver | Act::Change | Act::Remove(_) | Act::Replace(_)) if elects => {
+                members[0].view > before
+            }
             Some(Act::Beat | Act::Long | Act::Command(_)) if elects => !has_prepared,
             _ => true,
         }
@@ -329,6 +342,7 @@ impl Protocol for ViewModel {
         limits[LONGS] = bounds.longs;
         limits[HAND_OVERS] = bounds.hand_overs;
         limits[REMOVALS] = bounds.removals;
+        limits[REPLACEMENTS] = bounds.replacements;
         limits
     }
 
@@ -355,9 +369,12 @@ impl Protocol for ViewModel {
                 if is_serving && may_change && bounds.grain >= Grain::Election {
                     helpers(count, index, quorum - 1).for_each(|set| offer(Act::Change, set));
                 }
-                if spent[REMOVALS] < bounds.removals {
-                    for gone in (0..count).filter(|gone| *gone != index) {
-                        helpers(count, index, quorum - 1).for_each(|set| offer(Act::Remove(gone as u8 + 1), set));
+                for other in (0..count).filter(|other| *other != index) {
+                    if spent[REMOVALS] < bounds.removals {
+                        helpers(count, index, quorum - 1).for_each(|set| offer(Act::Remove(other as u8 + 1), set));
+                    }
+                    if spent[REPLACEMENTS] < bounds.replacements {
+                        helpers(count, index, quorum - 1).for_each(|set| offer(Act::Replace(other as u8 + 1), set));
                     }
                 }
                 if spent[HAND_OVERS] < bounds.hand_overs {
