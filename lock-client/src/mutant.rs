@@ -27,6 +27,8 @@ pub enum Mutant {
     ReusesNumbers,
     /// M12: a lock that was granted although its acquire was cancelled is kept.
     KeepsCancelledGrant,
+    /// A user upgrades although others of the same client have the lock.
+    UpgradesBesideReaders,
     /// M14: a lock that is to be given up goes on admitting local users.
     AdmitsForEver,
     /// M16: a silent callback connection is never opened anew.
@@ -38,7 +40,7 @@ pub enum Mutant {
 }
 
 /// All of them, with their names on the command line.
-pub const MUTANTS: [(&str, Mutant); 14] = [
+pub const MUTANTS: [(&str, Mutant); 15] = [
     ("lease-from-answer", Mutant::LeaseFromAnswer),
     ("no-margin", Mutant::NoMargin),
     ("any-stamp", Mutant::AnyStamp),
@@ -49,6 +51,7 @@ pub const MUTANTS: [(&str, Mutant); 14] = [
     ("never-asks-again", Mutant::NeverAsksAgain),
     ("reuses-numbers", Mutant::ReusesNumbers),
     ("keeps-cancelled-grant", Mutant::KeepsCancelledGrant),
+    ("upgrades-beside-readers", Mutant::UpgradesBesideReaders),
     ("admits-for-ever", Mutant::AdmitsForEver),
     ("trusts-callback", Mutant::TrustsCallback),
     ("releases-unflushed", Mutant::ReleasesUnflushed),
@@ -108,7 +111,7 @@ mod tests {
     use std::panic::catch_unwind;
 
     use super::*;
-    use crate::cache::scenarios::{self as lock, forced, turns};
+    use crate::cache::scenarios::{self as lock, forced, mode_change, turns};
     use crate::lock_session::scenarios as session;
     use crate::session::tests as lease;
 
@@ -138,6 +141,10 @@ mod tests {
         (
             Mutant::KeepsCancelledGrant,
             lock::m12_a_wish_that_is_withdrawn_is_cancelled_and_a_grant_meanwhile_is_not_used,
+        ),
+        (
+            Mutant::UpgradesBesideReaders,
+            mode_change::an_upgrade_beside_a_local_user_or_waiter_or_under_a_revoke_is_refused_at_once,
         ),
         (
             Mutant::AdmitsForEver,

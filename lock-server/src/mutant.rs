@@ -43,6 +43,8 @@ pub enum Mutant {
     SharedOvertakes,
     /// Locks: the tokens of a lock begin anew when it was free.
     TokenRestarts,
+    /// Locks: a shared holder is made exclusive although others have the lock.
+    UpgradesBesideOthers,
     /// Locks: a release ends whatever tenure the session has.
     ReleaseUnchecked,
     /// Force: the next may have the lock at once.
@@ -59,7 +61,7 @@ pub enum Mutant {
 
 /// All of them, with their names on the command line.
 #[cfg(any(test, feature = "mutants"))]
-pub const MUTANTS: [(&str, Mutant); 25] = [
+pub const MUTANTS: [(&str, Mutant); 26] = [
     ("clock-first", Mutant::ClockFirst),
     ("elapsed-twice", Mutant::ElapsedTwice),
     ("former-term", Mutant::FormerTerm),
@@ -79,6 +81,7 @@ pub const MUTANTS: [(&str, Mutant); 25] = [
     ("last-come-first", Mutant::LastComeFirst),
     ("shared-overtakes", Mutant::SharedOvertakes),
     ("token-restarts", Mutant::TokenRestarts),
+    ("upgrades-beside-others", Mutant::UpgradesBesideOthers),
     ("release-unchecked", Mutant::ReleaseUnchecked),
     ("forces-at-once", Mutant::ForcesAtOnce),
     ("forces-silently", Mutant::ForcesSilently),

@@ -8,6 +8,7 @@
 use lock_protocol::{Command, Mode, Outcome};
 
 use super::{CachedLock, Effect, Grant, State, Step, Tenure, Upgrade, Upgrader};
+use crate::mutant::{self, Mutant};
 
 impl<W> CachedLock<W> {
     /// An exclusive user is content with shared; its grant from now on. A dead one stays dead.
@@ -22,7 +23,8 @@ impl<W> CachedLock<W> {
     /// A shared user wants it exclusively, if it is alone.
     pub fn upgrade(&mut self, grant: Grant, waiter: W, step: &mut Step<'_, W>) -> Upgrade {
         let State::Held { tenure, yielding: None } = self.state else { return Upgrade::Refused };
-        if !step.live || !self.counts(grant) || self.users != 1 || !self.waiters.is_empty() {
+        let is_alone = self.users == 1 || mutant::is(Mutant::UpgradesBesideReaders);
+        if !step.live || !self.counts(grant) || !is_alone || !self.waiters.is_empty() {
             return Upgrade::Refused;
         }
         if tenure.mode == Mode::Exclusive {

@@ -5,7 +5,7 @@ use lock_protocol::{Outcome, Requeued};
 use super::*;
 
 pub(crate) mod forced;
-mod mode_change;
+pub(crate) mod mode_change;
 pub(crate) mod turns;
 
 const NAME: &str = "orders/42";

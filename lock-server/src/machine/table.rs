@@ -203,7 +203,8 @@ impl Table {
         let lock = lock.unwrap_or_else(|| panic!("session {session} upgrades '{name}', which nobody holds"));
         let tenure = lock.holder(session).copied();
         let tenure = tenure.unwrap_or_else(|| panic!("session {session} upgrades '{name}' without holding it"));
-        let is_alone = lock.holders().nth(1).is_none() && lock.queue().is_none_or(Queue::is_empty);
+        let is_alone = lock.holders().nth(1).is_none() || around.mutation.is(Mutant::UpgradesBesideOthers);
+        let is_alone = is_alone && lock.queue().is_none_or(Queue::is_empty);
         is_alone.then(|| {
             around.tenure_ended(&tenure);
             around.statistics.granted_at_once += 1;

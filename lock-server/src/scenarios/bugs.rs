@@ -31,6 +31,7 @@ fn scenario(mutant: Mutant) -> Scenario {
         Mutant::LastComeFirst => later_waiter_is_granted_first,
         Mutant::SharedOvertakes => shared_overtakes_a_waiting_exclusive,
         Mutant::TokenRestarts => token_falls,
+        Mutant::UpgradesBesideOthers => reader_becomes_a_writer_beside_another_reader,
         Mutant::ReleaseUnchecked => late_release_ends_a_later_tenure,
         Mutant::ForcesAtOnce => next_has_the_lock_while_the_forced_holder_believes_in_its_own,
         Mutant::ForcesSilently => forced_holder_is_renewed_and_not_told,
@@ -228,6 +229,15 @@ fn token_falls(mutant: Option<Mutant>) -> bool {
     let first = token(&primary.acquire(session, "a", X));
     primary.release(session, "a", first);
     token(&primary.acquire(session, "a", X)) <= first
+}
+
+/// Two sessions read, and one of them wants to write.
+fn reader_becomes_a_writer_beside_another_reader(mutant: Option<Mutant>) -> bool {
+    let mut primary = Primary::new(mutant);
+    let [writer, reader] = [1, 2].map(|nonce| primary.open(nonce, 60_000));
+    let token = token(&primary.acquire(writer, "a", S));
+    primary.acquire(reader, "a", S);
+    primary.ask(writer, Command::Upgrade { name: name("a"), token }) != Outcome::NotUpgraded
 }
 
 /// M13: a late release of an old tenure arrives under a number of its own.

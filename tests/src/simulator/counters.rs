@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rsm::{Message, Record};
 
 /// Branches that a suite of some hundred seeds must reach; the test fails when one was not.
-pub const MUST_BE_REACHED: [&str; 82] = [
+pub const MUST_BE_REACHED: [&str; 87] = [
     "acquires given up",
     "acquires that came after their cancel",
     "answers ok",
@@ -38,6 +38,7 @@ pub const MUST_BE_REACHED: [&str; 82] = [
     "grants asked for again",
     "grants to waiters",
     "guards found dead by their users",
+    "guards downgraded",
     "hand-overs asked of a serving primary",
     "hand-overs of locks",
     "healed runs",
@@ -85,6 +86,10 @@ pub const MUST_BE_REACHED: [&str; 82] = [
     "tenures ended by force at once",
     "torn tails",
     "truncations",
+    "upgrades granted",
+    "upgrades had from the cache",
+    "upgrades refused",
+    "upgrades refused by the cache",
     "view changes",
     "views decided and never served",
     "volatile restarts",

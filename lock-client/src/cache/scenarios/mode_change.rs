@@ -128,7 +128,7 @@ fn an_upgrade_that_could_deadlock_gives_the_shared_grant_back() {
 }
 
 #[test]
-fn an_upgrade_beside_a_local_user_or_waiter_or_under_a_revoke_is_refused_at_once() {
+pub(crate) fn an_upgrade_beside_a_local_user_or_waiter_or_under_a_revoke_is_refused_at_once() {
     let mut script = Script::used(Shared, 5);
     script.lock.start_cached(Shared, 0, 3).expect("it is cached");
     assert_eq!(script.upgrade(5), Upgrade::Refused, "or both would wait for each other");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lock_client::cores::{CachedLock, Clocks, Grant, LockSession, Stage, YIELD_STARTS_MAX};
-use lock_protocol::{Command, FencingToken, LockName, Notice, SessionId, Submission};
+use lock_protocol::{Command, FencingToken, LockName, Mode, Notice, SessionId, Submission};
 
 use super::{Check, Invariants, Violation};
 use crate::simulator::workload::locks::users::{UserState, Waiter};
@@ -16,8 +16,8 @@ const CALLBACK_GRACE_NS: u64 = 200_000_000;
 #[derive(Debug, Default)]
 pub(crate) struct Conduct {
     flushes: bool,
-    /// Tenures that were used since their last flush.
-    unflushed: BTreeMap<LockName, FencingToken>,
+    /// Tenures that were used since their last flush, and whether exclusively: who only reads has nothing to flush before others read, too.
+    unflushed: BTreeMap<LockName, (FencingToken, bool)>,
     /// Tenures that others want whole, and how many users were served since it was known.
     wanted: BTreeMap<(LockName, FencingToken), u32>,
     /// The callback connection counts as dead from then on, boot time.
@@ -43,7 +43,8 @@ impl Conduct {
     /// A user has the lock. Once others want it, only some of those who waited have it before them.
     pub(crate) fn served(&mut self, name: &LockName, grant: Grant) -> Check {
         if self.flushes {
-            self.unflushed.insert(name.clone(), grant.token);
+            let before = self.unflushed.get(name).is_some_and(|(token, writes)| *token == grant.token && *writes);
+            self.unflushed.insert(name.clone(), (grant.token, before || grant.mode == Mode::Exclusive));
         }
         let Some(count) = self.wanted.get_mut(&(name.clone(), grant.token)) else { return Ok(()) };
         *count += 1;
@@ -55,7 +56,7 @@ impl Conduct {
     }
 
     pub(crate) fn flushed(&mut self, name: &LockName, token: FencingToken) {
-        if self.unflushed.get(name) == Some(&token) {
+        if self.unflushed.get(name).is_some_and(|(used, _)| *used == token) {
             self.unflushed.remove(name);
         }
     }
@@ -67,11 +68,14 @@ impl Conduct {
                 continue;
             };
             let is_forced = lock_of(session, name).is_some_and(|lock| *token <= lock.forced());
-            if self.unflushed.get(name) == Some(token) && !is_forced {
+            let is_release = matches!(request.command, Command::Release { .. });
+            let unflushed =
+                self.unflushed.get(name).is_some_and(|(used, writes)| used == token && (is_release || *writes));
+            if unflushed && !is_forced {
                 let detail = format!("session {}: {:?}", session.id(), request.command);
                 return Err(Violation::new("what was used is flushed before it is given up", detail));
             }
-            if matches!(request.command, Command::Release { .. }) {
+            if is_release {
                 self.wanted.remove(&(name.clone(), *token));
             }
         }

@@ -79,7 +79,7 @@ impl Tenures {
 }
 
 impl Invariants {
-    /// A release ends the tenure that it names and no other, and a cancelled acquire holds nothing.
+    /// A release ends the tenure that it names and no other, an upgrade likewise, and a cancelled acquire holds nothing.
     pub(super) fn gives_back(
         &mut self,
         seen: &Seen<'_>,
@@ -116,6 +116,17 @@ impl Invariants {
                 match held.filter(|held| held.token == *token && held.withheld_until_us.is_none()) {
                     Some(held) => held.mode = Mode::Shared,
                     None => return wrong("a release ends the tenure that it names, and no other"),
+                }
+            }
+            // A shared tenure ends with it, and an exclusive one begins; to what was exclusive before nothing happens.
+            (Command::Upgrade { token, .. }, Outcome::Upgraded { token: new }) if is_executed => {
+                let fits = |own: &Tenure| match own.mode {
+                    Mode::Shared => new.0 == seen.op,
+                    Mode::Exclusive => new == token,
+                };
+                let own = own.filter(|own| own.token == *token && own.withheld_until_us.is_none());
+                if !own.is_some_and(|own| fits(&own)) {
+                    return wrong("an upgrade turns the shared tenure that it names into a new exclusive one");
                 }
             }
             (Command::Cancel { acquire, .. }, Outcome::Cancelled) if is_executed => {

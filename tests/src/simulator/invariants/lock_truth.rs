@@ -165,6 +165,7 @@ impl Invariants {
         };
         let place = match (command, outcome) {
             (Command::Acquire { .. }, Outcome::Granted { token, .. })
+            | (Command::Upgrade { .. }, Outcome::Upgraded { token })
             | (Command::Release { .. }, Outcome::Released { requeued: Some(Requeued::Granted { token, .. }) }) => {
                 Some(Some(*token))
             }
@@ -174,6 +175,8 @@ impl Invariants {
         };
         match place {
             Some(Some(token)) if token.0 == seen.op => {
+                let upgrades = matches!(command, Command::Upgrade { .. });
+                self.counters.add("upgrades granted", u64::from(upgrades));
                 granted.push(Granted { session, acquire: number, name, token, mode })
             }
             Some(Some(_)) => self.counters.hit("grants asked for again"),
@@ -200,6 +203,7 @@ impl Invariants {
         if matches!(command, Command::Acquire { .. }) && self.locks.cancelled.contains(&(session, number)) {
             self.counters.hit("acquires that came after their cancel");
         }
+        self.counters.add("upgrades refused", u64::from(*outcome == Outcome::NotUpgraded));
         if *outcome == Outcome::Gone || *outcome == Outcome::BelowFloor {
             self.counters.hit("requests repeated too late");
         }

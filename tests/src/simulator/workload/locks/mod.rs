@@ -17,6 +17,7 @@ mod edge;
 mod faults;
 mod handlers;
 mod line;
+mod mode_changes;
 mod operators;
 mod plan;
 mod rest;

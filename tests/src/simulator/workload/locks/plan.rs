@@ -55,6 +55,8 @@ pub(crate) struct OthersPlan {
     pub(crate) force_now: u64,
     pub(crate) strangers: usize,
     pub(crate) stranger_think_us: (u64, u64),
+    /// Chance, whenever it has held a lock for a while, that a user goes on with it in the other mode.
+    pub(crate) changes_mode: u64,
     /// A member's handler reaches the replica after up to so long.
     pub(crate) handler_us: u64,
     pub(crate) limits: Limits,
@@ -77,6 +79,7 @@ impl OthersPlan {
             stranger_think_us: (500, dice.spread((5_000, 300_000))),
             handler_us: *dice.pick(&[0, 0, 50, 2_000]),
             limits,
+            changes_mode: *dice.pick(&[0, 200_000, 500_000]),
         }
     }
 }

@@ -93,8 +93,9 @@ impl Stranger {
     fn draw_release(&mut self, dice: &mut Dice, name: LockName, mode: Mode) -> Command {
         let (name, token) = dice.pick_or_none(&self.held).cloned().unwrap_or((name, FencingToken(1)));
         let token = if dice.chance(150_000) { FencingToken(token.0.saturating_sub(1)) } else { token };
-        match dice.below(4) {
+        match dice.below(5) {
             0 => Command::Downgrade { name, token },
+            4 => Command::Upgrade { name, token },
             1 => Command::Release { name, token, requeue: Some(mode) },
             _ => Command::Release { name, token, requeue: None },
         }
@@ -172,6 +173,7 @@ impl World {
                     let name = request.command.name();
                     match outcome {
                         Outcome::Granted { token, .. }
+                        | Outcome::Upgraded { token }
                         | Outcome::AlreadyHeld { token, .. }
                         | Outcome::Released { requeued: Some(Requeued::Granted { token, .. }) } => it.has(name, token),
                         Outcome::SessionGone => it.session = None,

@@ -55,7 +55,7 @@ impl World {
         it.users.get_mut(user).filter(|user| known && user.attempt == attempt)
     }
 
-    fn user_later(&mut self, client: usize, user: usize, wait: u64) {
+    pub(super) fn user_later(&mut self, client: usize, user: usize, wait: u64) {
         let it = &self.locks.clients[client];
         let (run, attempt) = (it.run, it.users[user].attempt);
         self.schedule(wait, Event::Lock(LockEvent::User { client, run, user, attempt }));
@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    fn user_has(&mut self, client: usize, user: usize, name: LockName, grant: Grant) -> Check {
+    pub(super) fn user_has(&mut self, client: usize, user: usize, name: LockName, grant: Grant) -> Check {
         let it = &mut self.locks.clients[client];
         it.users[user].state =
             UserState::Has { name: name.clone(), grant, read: None, stage: Stage::Begins, is_dead: false };
@@ -227,6 +227,10 @@ impl World {
         if !valid {
             self.invariants.counters.hit("guards found dead by their users");
         }
+        if self.user_changes_mode(client, user)? {
+            return self.client_goes_on(client);
+        }
+        let it = &mut self.locks.clients[client];
         it.users[user].state = UserState::Idle;
         it.users[user].attempt += 1;
         if self.locks.probing && user == 0 && grant.mode == Mode::Exclusive && valid {
