@@ -32,6 +32,8 @@ families! {
     LOG_ROOM: Gauge "log_capacity_bytes" "Room of the log.";
     LOG_WRITTEN: Counter "log_written_bytes_total" "Bytes written to the log on the medium.";
     FLUSH: Histogram "flush_seconds" "Time of flushes of the medium: all of a file, one in 64 of memory.";
+    SCRUBBED: Counter "scrubbed_bytes_total" "Bytes of log and snapshots that were read again to find damage.";
+    SCRUB_FOUND: Counter "scrub_findings_total" "Pieces of damage found so; what the member has in memory is stored again.";
     SNAPSHOTS: Counter "snapshots_total" "Snapshots of the own state that became durable.";
     SNAPSHOT_TIME: Counter "snapshot_seconds_total" "Time of all those snapshots, each from its first part until it was durable.";
     SNAPSHOT_LAST: Gauge "snapshot_last_seconds" "Time of the last snapshot.";
