@@ -76,6 +76,8 @@
 //!   been needed; one that reaches too few of them for about two minutes stops too, and says that its store is to be kept.
 //! - A damaged entry is not repaired from another member: a store that is damaged refuses to start, and its member
 //!   rejoins with an empty one.
+//! - Entries that were cut off take room on the medium until what stands before them is given back. A running member counts them; after
+//!   a restart it does not, so a small log can be found full where whole windows of entries were cut off just before.
 //! - The newest snapshot's image stays in memory, for laggards; while one fetches the one before, both do.
 //! - A snapshot is restored in one go on the replica thread: a member that installs one is out of reach meanwhile.
 //! - After the loss of more than n - q stores the service waits for ever; there is no way yet to accept the loss.
