@@ -64,7 +64,8 @@
 //! - With [`Witness::Lazy`], damage to the frames of the very last flush before a loss of power can look like a torn tail. `close`, any later flush, or
 //!   [`Witness::Sync`] leaves no doubt. On memory the line is stored at every 16th flush only, so the end of the process alone leaves the same doubt there.
 //! - After damage that lost ops the log takes nothing but its repair ([`Store::repair`]) or a snapshot that replaces it.
-//! - A scrub of a file reads what the kernel has cached of it: damage below shows only once the kernel has forgotten.
+//! - A scrub of a file reads what the kernel has cached of it: damage below shows only once the kernel has forgotten. It reads the newest snapshot
+//!   only, for the other one may be written over at any time.
 //! - A checksum is no signature. Whoever can write the medium can forge its contents; the worst that forged bytes do is to be believed.
 //! - A store is not `Sync`, and one process writes it. Batches are gathered by the caller; frames that one flush covers are the group.
 //! - A mapped file that someone shortens, or whose medium fails, ends the process: with a message and exit code 74, for the first 64 of them.

@@ -201,6 +201,8 @@ pub struct Recovered {
     pub snapshot: Option<Arc<SnapshotImage>>,
     /// The log from some entry at or before the snapshot (or from op 1), contiguous, ascending.
     pub entries: Vec<Entry>,
+    /// Bytes of the log's room that a repair at this start has left dead: the damaged part cannot be overwritten for a while.
+    pub dead_bytes: u64,
 }
 
 /// What a core is told when it is made.

@@ -44,13 +44,13 @@
 //! | S1 | A store takes part only in the instance after its last view, and only if that view lists its incarnation. | `paxos`, `replica/views.rs` |
 //! | S2 | Entering a view is durable and one-way; then nothing of a lower one is acknowledged, reported or assigned. | `replica/views.rs` |
 //! | S3 | Committed: held by q in-sync members, acknowledged in this view, its barrier among it. | `replica/normal.rs` |
-//! | S4 | A view starts from the highest viewstamp among q reports of in-sync members; it serves once its barrier is committed. | `replica/view_change.rs` |
+//! | S4 | A view starts from the highest viewstamp among q reports of in-sync members, which lack nothing that they acknowledged; it serves once its barrier is committed. | `replica/view_change.rs`, `repair.rs` |
 //! | S5 | The primary is in sync, or promoted in this very view. | `view.rs` |
 //! | S6 | In-sync sets lose only stores that are gone, and never fall below q. | `view.rs`, `replica/views.rs` |
 //! | S7 | A new store enters as syncing, and is promoted once it durably holds everything through the last view's barrier. | `view.rs`, `replica/views.rs` |
 //! | S8 | A restarted primary never resumes its view; an op number of a view is assigned once. | `replica/mod.rs`, `replica/normal.rs` |
 //! | S9 | Only what is committed is executed, in order, once; answers come out of the execution. | `replica/execution.rs` |
-//! | S10 | A lost store is another incarnation. Founding needs the word of all members. | `replica/founding.rs` |
+//! | S10 | A lost store is another incarnation. Founding needs the word of all members. | `replica/founding.rs`, `repair.rs` |
 //! | S11 | One ballot carries one value; nothing rests on a proposal having failed. | `paxos`, `replica/views.rs` |
 //! | S12 | A view adds, removes or counts in one slot; n changes only in the view after one that has started. | `view.rs`, `replica/membership.rs`, `replica/leaving.rs` |
 //! | S13 | A witness drops only what q replicas hold; the primary is always a replica. | `replica/witness.rs`, `replica/view_change.rs` |
@@ -74,10 +74,13 @@
 //! - A member that was removed while it was away stops only when it can reach a member that has been running since.
 //! - A removed member stops when a majority of those that stay know of it. Killed before that it counts as lost, should its vote have
 //!   been needed; one that reaches too few of them for about two minutes stops too, and says that its store is to be kept.
-//! - A damaged entry is not repaired from another member: a store that is damaged refuses to start, and its member
-//!   rejoins with an empty one.
 //! - Entries that were cut off take room on the medium until what stands before them is given back. A running member counts them; after
 //!   a restart it does not, so a small log can be found full where whole windows of entries were cut off just before.
+//! - A member whose log is damaged takes no part in anything, votes included, until it is repaired; if the log's end is lost, or nobody has the entries
+//!   any more, it copies everything, as another incarnation, once a majority serves without it.
+//! - Damage on both sides of what the newest snapshot needs is such a case. So is a log that would fill more than half of its room after a repair, for
+//!   what was damaged takes its room until what follows it is released. After one more restart that is not counted any more.
+//! - A member that is alone refuses to start with a damaged log.
 //! - The newest snapshot's image stays in memory, for laggards; while one fetches the one before, both do.
 //! - A snapshot is restored in one go on the replica thread: a member that installs one is out of reach meanwhile.
 //! - After the loss of more than n - q stores the service waits for ever; there is no way yet to accept the loss.

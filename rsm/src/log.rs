@@ -52,6 +52,11 @@ impl Log {
         usize::try_from(self.end - self.start).unwrap_or(usize::MAX)
     }
 
+    /// So many bytes more are taken on the medium, until what comes after them is dropped.
+    pub(crate) fn add_dead(&mut self, bytes: u64) {
+        self.end += bytes;
+    }
+
     /// How many entries lie up to an op.
     fn count_to(&self, op: u64) -> usize {
         self.entries.partition_point(|held| held.entry.viewstamp.op <= op)
@@ -229,6 +234,20 @@ mod tests {
         assert_eq!((mine.base(), mine.bytes() as u64), (at(2, 6), mine.bytes_between(6, 9)));
         mine.drop_released(100);
         assert_eq!(mine.base(), at(2, 6), "what is not released stays");
+    }
+
+    #[test]
+    fn dead_bytes_count_until_what_comes_after_them_is_dropped() {
+        let mut mine = log(&[(1, 3), (1, 5)]);
+        let before = mine.bytes();
+        mine.add_dead(1000);
+        let entry = Entry { viewstamp: at(2, 6), previous: at(1, 5), payload: Payload::Barrier };
+        mine.append(Arc::new(entry.clone()));
+        assert_eq!(mine.bytes(), before + 1000 + entry.size_bytes());
+        mine.drop_prefix(5);
+        assert_eq!(mine.bytes(), 1000 + entry.size_bytes());
+        mine.drop_prefix(6);
+        assert_eq!(mine.bytes(), 0);
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub struct Repair {
 impl Repair {
     /// Of this store. The members that can help are those of its last view, and the others that it was told of.
     pub fn new(damaged: Damaged, told: &[MemberId], timing: Timing) -> Repair {
-        let Damaged { recovered: Recovered { identity, control, snapshot, entries }, ops, last_lost } = damaged;
+        let Damaged { recovered: Recovered { identity, control, snapshot, entries, .. }, ops, last_lost } = damaged;
         let listed = control.config.iter().flat_map(|config| &config.last.slots).map(|slot| slot.member);
         let mut others: Vec<_> =
             listed.chain(told.iter().copied()).filter(|member| *member != identity.member).collect();
@@ -153,11 +153,12 @@ impl Repair {
         self.end_is_lost = true;
     }
 
-    /// What the store holds, with its log whole.
+    /// What the store holds, with its log whole: so that what was damaged takes its room twice.
     pub fn into_recovered(self) -> Recovered {
+        let dead_bytes = self.since_untouched().iter().map(|entry| entry.size_bytes() as u64).sum();
         let Repair { identity, control, snapshot, entries, .. } = self;
         let entries = entries.into_values().map(Arc::unwrap_or_clone).collect();
-        Recovered { identity, control, snapshot, entries }
+        Recovered { identity, control, snapshot, entries, dead_bytes }
     }
 
     /// Whose store it is.

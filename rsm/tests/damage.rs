@@ -5,8 +5,8 @@ mod cluster;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster::{Cluster, free_endpoints, run, status};
@@ -17,9 +17,12 @@ use tokio::task::JoinHandle;
 const RING: u64 = 0x20_0000;
 /// Bytes of a block of the medium.
 const BLOCK: u64 = 4096;
+/// Between two words of a load.
+const PACE: Duration = Duration::from_millis(5);
 
 /// Submits words of some size one after the other to whoever serves, until told to stop.
 struct Load {
+    handles: Arc<Mutex<Vec<Handle>>>,
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -29,23 +32,32 @@ impl Load {
     fn start(handles: Vec<Handle>, first: usize) -> Load {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(first)));
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&done));
+        let handles = Arc::new(Mutex::new(handles));
+        let all = Arc::clone(&handles);
         let task = tokio::spawn(async move {
+            let mut pace = tokio::time::interval(PACE);
             while !stopped.load(Ordering::Relaxed) {
-                let word = word(count.load(Ordering::Relaxed) + 1);
-                match submit(&handles, &word).await {
-                    true => drop(count.fetch_add(1, Ordering::Relaxed)),
-                    false => tokio::task::yield_now().await,
+                let known = all.lock().expect("nobody panics with it").clone();
+                if submit(&known, &word(count.load(Ordering::Relaxed) + 1)).await {
+                    count.fetch_add(1, Ordering::Relaxed);
                 }
+                pace.tick().await;
             }
         });
-        Load { stop, done, task }
+        Load { handles, stop, done, task }
+    }
+
+    /// One more member may become primary.
+    fn add(&self, handle: &Handle) {
+        self.handles.lock().expect("nobody panics with it").push(handle.clone());
     }
 
     /// Waits until so many more words were acknowledged.
     async fn serves(&self, more: usize) {
         let until = self.done.load(Ordering::Relaxed) + more;
+        let mut look = tokio::time::interval(PACE);
         while self.done.load(Ordering::Relaxed) < until {
-            tokio::task::yield_now().await;
+            look.tick().await;
         }
     }
 
@@ -146,6 +158,7 @@ impl Stage {
         load.serves(5).await;
         damage(&self, id);
         self.cluster.restart(id).await;
+        load.add(self.cluster.handle(id));
         load.serves(5).await;
         let after = self.in_sync(id).await;
         load.serves(5).await;
@@ -174,7 +187,7 @@ fn snapshots(stage: &Stage, id: u64) -> [(u64, File); 2] {
 
 /// Looks again and again, until it is so.
 async fn until(mut is: impl FnMut() -> bool) {
-    let mut look = tokio::time::interval(Duration::from_millis(10));
+    let mut look = tokio::time::interval(PACE);
     while !is() {
         look.tick().await;
     }
@@ -340,13 +353,15 @@ fn a_scrub_finds_damage_in_the_log_of_a_member_that_runs_and_it_is_stored_again(
         let store = stage.store(id);
         let end = ring_end(&store);
         spoil(&store, RING + (end - RING) / 2);
-        until(|| ring_end(&store) > end).await;
+        // The second half is stored again, behind the first writing of it.
+        until(|| ring_end(&store) > end + (end - RING) / 3).await;
         stage.add(31, 31).await;
         let before = stage.cluster.handle(id).identity();
         stage.cluster.kill(id).await;
         let options = nvm_log::Options { ring_bytes: 16 << 20, ..nvm_log::Options::default() };
         let (_, recovery) = nvm_log::Store::open(&stage.dir.path().join(id.to_string()), &options).expect("it opens");
-        assert_eq!((recovery.outcome, recovery.frames.len()), (nvm_log::Outcome::Clean, 32), "a barrier and the words");
+        assert_eq!(recovery.outcome, nvm_log::Outcome::Clean);
+        assert!(recovery.frames.len() >= 32, "a barrier and the words");
         stage.cluster.restart(id).await;
         assert_eq!(stage.in_sync(id).await, before);
         stage.cluster.agree(31).await;
@@ -358,8 +373,15 @@ fn a_scrub_finds_damage_in_the_snapshot_of_a_member_that_runs_and_it_is_stored_a
     run(async {
         let stage = Stage::with(100, 32 << 10).await;
         let id = stage.backup().await;
-        let [(op, newest), _] = snapshots(&stage, id);
-        spoil(&newest, BLOCK);
-        until(|| snapshots(&stage, id).iter().all(|(found, _)| *found == op)).await;
+        // One that was under way may take the damaged one's place: then that is spoilt, too.
+        until(|| {
+            let [(op, newest), (other, _)] = snapshots(&stage, id);
+            let is_stored_again = op == other;
+            if !is_stored_again {
+                spoil(&newest, BLOCK);
+            }
+            is_stored_again
+        })
+        .await;
     });
 }

@@ -7,7 +7,8 @@
 //! - *`serves` is no old news.* A member gives its store up when a majority goes on without it. So the asker is left out of that majority:
 //!   what it said before it fell down is not counted as a sign of life of anybody.
 //! - *A member that runs has everything in memory*, so nothing that it promised is in doubt: the same entries, or the same snapshot, are
-//!   stored again. What the log has let go of lies in a snapshot; its place on the medium is given back with the next one.
+//!   stored again. What the log has let go of lies in a snapshot; its place on the medium is given back with the next one. Until then the damaged
+//!   place counts as part of the log, for nothing can be stored there.
 
 use std::sync::Arc;
 
@@ -61,6 +62,7 @@ impl<M: StateMachine> Replica<M> {
             Damage::Log { op } => {
                 let entries = self.log.from(op);
                 if !entries.is_empty() {
+                    self.log.add_dead(entries.iter().map(|entry| entry.size_bytes() as u64).sum());
                     self.persist(Record::Repair { entries }, out);
                 }
             }

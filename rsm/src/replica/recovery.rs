@@ -29,7 +29,7 @@ impl<M: StateMachine> Replica<M> {
         seed: u64,
         now: Micros,
     ) -> Result<Self, String> {
-        let Recovered { identity, control, snapshot, entries } = recovered;
+        let Recovered { identity, control, snapshot, entries, dead_bytes } = recovered;
         if let Some(config) = &control.config {
             refuse_another_cluster(&settings.founding, &config.last)?;
         }
@@ -86,6 +86,7 @@ impl<M: StateMachine> Replica<M> {
             mutant: None,
             settings,
         };
+        replica.log.add_dead(dead_bytes);
         replica.take_up_role(now);
         Ok(replica)
     }

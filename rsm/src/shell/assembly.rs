@@ -95,6 +95,21 @@ pub(super) struct Makes {
 }
 
 impl Makes {
+    pub(super) fn core<A: StateMachine, S>(
+        &self,
+        contents: Contents,
+        application: A,
+        begin_anew: Option<BeginAnew<S>>,
+    ) -> Result<Core<A, S>, StartError> {
+        match (contents, begin_anew) {
+            (Contents::Whole(recovered), _) => Ok(Core::Member(Box::new(self.replica(recovered, application)?))),
+            (Contents::Damaged(damaged), Some(begin_anew)) => {
+                Ok(Core::Repair(Box::new(self.repair(damaged)?), application, begin_anew))
+            }
+            (Contents::Damaged(damaged), None) => Err(self.damaged(damaged.ops)),
+        }
+    }
+
     pub(super) fn replica<A: StateMachine>(
         &self,
         recovered: Recovered,
@@ -116,14 +131,14 @@ impl Makes {
             .map_err(|problem| StartError::Content { dir: settings.data_dir.clone(), problem })
     }
 
-    pub(super) fn repair(&self, damaged: Damaged) -> Result<Repair, StartError> {
+    fn repair(&self, damaged: Damaged) -> Result<Repair, StartError> {
         let told: Vec<MemberId> = self.settings.members.iter().map(|(member, ..)| *member).collect();
         let ops = damaged.ops.clone();
         let repair = Repair::new(damaged, &told, self.settings.timing);
         if repair.has_others() { Ok(repair) } else { Err(self.damaged(ops)) }
     }
 
-    pub(super) fn damaged(&self, ops: String) -> StartError {
+    fn damaged(&self, ops: String) -> StartError {
         StartError::Damaged { dir: self.settings.data_dir.clone(), ops }
     }
 }

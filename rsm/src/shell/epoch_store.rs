@@ -36,7 +36,7 @@ pub(super) fn begin_anew(
     let identity = Identity { member, incarnation: life.incarnation };
     let control = life.control.clone();
     stable.begin(life).map_err(|error| StartError::Store { dir: dir.to_owned(), error })?;
-    Ok(Recovered { identity, control, snapshot: None, entries: Vec::new() })
+    Ok(Recovered { identity, control, snapshot: None, entries: Vec::new(), dead_bytes: 0 })
 }
 
 impl RecordStore for EpochStore {

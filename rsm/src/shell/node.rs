@@ -26,7 +26,7 @@ use super::peers::Peers;
 use super::repair_thread::BeginAnew;
 use super::replica_thread::{Clock, ReplicaThread};
 use super::ring_store::{Places, RingStore};
-use super::store::{self, Contents, RecordStore};
+use super::store::{self, RecordStore};
 use crate::limits::BATCH_MAX_BYTES;
 use crate::{Application, Kind, MEMBERS_MAX, MemberId, Timing, View};
 
@@ -223,13 +223,7 @@ impl Node {
         let found = Found::of(contents.recovered());
         let (guard_sender, guard) = watch::channel(pair.and_then(|(_, guard)| guard).map(|guard| guard.member));
         let makes = Makes { settings: settings.clone(), log_bytes, clock };
-        let core = match (contents, begin_anew) {
-            (Contents::Whole(recovered), _) => Core::Member(Box::new(makes.replica(recovered, application)?)),
-            (Contents::Damaged(damaged), Some(begin_anew)) => {
-                Core::Repair(Box::new(makes.repair(damaged)?), application, begin_anew)
-            }
-            (Contents::Damaged(damaged), None) => return Err(makes.damaged(damaged.ops)),
-        };
+        let core = makes.core(contents, application, begin_anew)?;
 
         let (inbox, requests) = Inbox::new();
         let inbox = Arc::new(inbox);

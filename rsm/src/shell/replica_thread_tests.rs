@@ -74,7 +74,13 @@ fn bench() -> Bench {
         snapshot_every_bytes: 1 << 20,
         log_capacity_bytes: 16 << 20,
     };
-    let recovered = Recovered { identity: identity(2), control: Control::default(), snapshot: None, entries: vec![] };
+    let recovered = Recovered {
+        identity: identity(2),
+        control: Control::default(),
+        snapshot: None,
+        entries: vec![],
+        dead_bytes: 0,
+    };
     let replica = Replica::new(settings, recovered, Listener::default(), 1, 0).expect("a replica");
     let (writer, groups) = log_writer::queue();
     let thread = ReplicaThread {

@@ -74,7 +74,7 @@ impl RingStore {
                 control.begin(life.clone()).map_err(in_dir)?;
                 let (memory, id) = fill(memory_dir, &options, identity, &copied).map_err(in_memory)?;
                 let Copied { snapshot, entries, .. } = copied;
-                let recovered = Recovered { identity, control: life.control, snapshot, entries };
+                let recovered = Recovered { identity, control: life.control, snapshot, entries, dead_bytes: 0 };
                 return Ok((RingStore { control, memory, id }, recovered));
             }
         }

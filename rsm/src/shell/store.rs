@@ -20,6 +20,9 @@ use super::stable_control::inherited;
 use crate::repair::{Damaged, Repair};
 use crate::{Control, Entry, Guard, Identity, Incarnation, MemberId, Recovered, SnapshotImage, StartError, Viewstamp};
 
+/// What a frame takes beside its body, at most, bytes.
+const FRAME_OVERHEAD_BYTES: u64 = 128;
+
 /// What a [`super::RecordWriter`] needs of a store. A method that fails has possibly written something; none may be called after.
 pub trait RecordStore: Send + 'static {
     /// Durable after the next flush.
@@ -102,6 +105,13 @@ impl<M: Medium + Send + 'static> RecordStore for Store<M> {
     fn repair(&mut self, entries: &[Arc<Entry>]) -> Result<bool, nvm_log::Error> {
         use nvm_log::Error::{Full, NotContiguous, OutOfRange};
         let frames: Vec<_> = entries.iter().map(|entry| format::frame_of(entry)).collect();
+        // What is damaged goes on taking room until what follows it is released. The others' logs must fit beside it.
+        let need_bytes: u64 = frames.iter().map(|frame| frame.body.len() as u64 + FRAME_OVERHEAD_BYTES).sum();
+        let used_bytes = Store::statistics(self).ring_used_bytes;
+        if used_bytes + need_bytes > self.ring_bytes() / 2 {
+            tracing::warn!(used_bytes, need_bytes, "the log has no room to be repaired in its place");
+            return Ok(false);
+        }
         match Store::repair(self, &frames) {
             Err(error @ (Full { .. } | NotContiguous { .. } | OutOfRange { .. })) => {
                 tracing::warn!(%error, "the log cannot be repaired in its place");
@@ -272,7 +282,7 @@ pub(super) fn begin_anew(
     Store::flush(&mut store)?;
     let incarnation = Incarnation(u128::from_le_bytes(recovery.identity.incarnation));
     let identity = Identity { member: former.member, incarnation };
-    Ok((store, Recovered { identity, control, snapshot: None, entries: Vec::new() }))
+    Ok((store, Recovered { identity, control, snapshot: None, entries: Vec::new(), dead_bytes: 0 }))
 }
 
 pub(super) fn start_error(refusal: Refusal, dir: PathBuf, member: MemberId) -> StartError {
@@ -324,5 +334,5 @@ fn decode(recovery: Recovery) -> Result<Recovered, FormatError> {
         None => None,
     };
     let entries = recovery.frames.iter().map(format::entry_of).collect::<Result<_, _>>()?;
-    Ok(Recovered { identity, control, snapshot, entries })
+    Ok(Recovered { identity, control, snapshot, entries, dead_bytes: 0 })
 }

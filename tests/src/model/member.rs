@@ -162,6 +162,7 @@ impl Member {
             control: self.image.control.clone(),
             snapshot: self.image.snapshot.clone(),
             entries: self.image.entries.iter().map(|entry| entry.as_ref().clone()).collect(),
+            dead_bytes: 0,
         };
         let settings = Settings { address: format!("m{}", self.identity.member), ..settings.clone() };
         let replica = Replica::new(settings, recovered, Tape::default(), 0, NOW).expect("the medium was written by it");

@@ -112,6 +112,18 @@ fn a_snapshot_that_the_medium_has_lost_is_stored_again_unless_a_newer_one_is_on_
     let after = taken(&script);
     assert_eq!(after.len(), before.len() + 1);
     assert_eq!(after.last(), Some(&(Arc::clone(&before.last().expect("some were taken").0), 0)));
+    // One is on its way, and the medium is slow.
+    script.hold_disk(2, true);
+    for number in 0..40 {
+        script.commit(&format!("later command {number:0>200}"));
+    }
+    let under_way = script.records(2).len();
+    assert!(
+        taken(&script).len() > after.len() || matches!(script.records(2).last(), Some(Record::SnapshotPart { .. }))
+    );
+    script.step(2, Input::Damaged { damage: Damage::Snapshot });
+    assert_eq!(script.records(2).len(), under_way, "it takes the damaged one's place");
+    script.hold_disk(2, false);
     script.commit("more");
     script.converge();
 }

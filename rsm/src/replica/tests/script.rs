@@ -102,7 +102,7 @@ impl Medium {
                 }
             }
         }
-        Recovered { identity: self.identity, control, snapshot, entries }
+        Recovered { identity: self.identity, control, snapshot, entries, dead_bytes: 0 }
     }
 }
 

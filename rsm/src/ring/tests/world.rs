@@ -272,7 +272,7 @@ impl World {
         let (Some(life), Some(memory)) = (host.life.clone(), host.memory.clone()) else { panic!("it has both") };
         let identity = Identity { member: member(index), incarnation: life.incarnation };
         let Memory { id, snapshot, entries } = memory;
-        let recovered = Recovered { identity, control: life.control, snapshot, entries };
+        let recovered = Recovered { identity, control: life.control, snapshot, entries, dead_bytes: 0 };
         let seed = self.random.random();
         let mut replica = Replica::new(settings, recovered, Tape::default(), seed, self.now).expect("it fits");
         let ring = RingMember::new(identity, id, life.guard, replica.stored(), timing);
