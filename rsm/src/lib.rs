@@ -83,6 +83,8 @@
 //! - A member that is alone refuses to start with a damaged log.
 //! - The newest snapshot's image stays in memory, for laggards; while one fetches the one before, both do.
 //! - A snapshot is restored in one go on the replica thread: a member that installs one is out of reach meanwhile.
+//! - In `ring` a member that lost its memory waits up to five seconds for its guard before it begins anew; and a guard that dies without a
+//!   word from its host keeps those that it guards waiting for a quarter of a second.
 //! - After the loss of more than n - q stores the service waits for ever; there is no way yet to accept the loss.
 #![forbid(unsafe_code)]
 

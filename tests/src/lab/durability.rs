@@ -7,9 +7,10 @@ use std::path::Path;
 
 use rsm::Durability;
 use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
 
-use super::cluster::{Cluster, remove};
-use super::failure::Checked;
+use super::cluster::{Cluster, DEADLINE, POLL, remove};
+use super::failure::{Checked, wrong};
 
 const SHARED_MEMORY: &str = "/dev/shm";
 /// The smallest that a member takes: it is full soon, and snapshots are frequent.
@@ -68,6 +69,31 @@ impl Cluster {
     /// The mode of all members.
     pub fn durability(&self) -> Durability {
         self.kept.mode
+    }
+
+    /// In `ring`, until each member that runs is guarded by the one before it.
+    ///
+    /// # Errors
+    /// They do not come to that.
+    pub async fn await_guards(&self) -> Checked<()> {
+        let live = self.live();
+        let guard = |id: &u64| live.iter().rev().find(|other| *other < id).or(live.last());
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let statuses = self.statuses().await;
+            let is_guarded = |id: &u64| {
+                let said = statuses.get(id).map(|status| status.durability.as_str()).unwrap_or_default();
+                guard(id).is_some_and(|guard| said.ends_with(&format!("guarded by member {guard}")))
+            };
+            if live.iter().all(is_guarded) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let said: Vec<_> = statuses.values().map(|status| &status.durability).collect();
+                return wrong(format!("within {DEADLINE:?} not all of {live:?} were guarded: {said:?}"));
+            }
+            sleep(POLL).await;
+        }
     }
 
     /// A dead member's host loses its memory, too.

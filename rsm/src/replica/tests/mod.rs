@@ -4,6 +4,7 @@
 mod commit;
 mod damage;
 mod founding;
+mod guarded;
 mod input;
 mod leaving;
 mod membership;
