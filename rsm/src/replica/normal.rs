@@ -53,10 +53,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Whether an entry of another member may come into the log. An eighth of the room is left for the end of the medium's ring,
-    /// where a frame that does not fit leaves a gap, for marks, and for the own barrier. Room comes with a snapshot; what is
-    /// executed meanwhile does not need it, so it does come.
+    /// where a frame that does not fit leaves a gap, for marks, and for the own barrier. Room comes with a snapshot: where none can be taken,
+    /// as after a restart, when nothing is known to be committed, what comes may be what that waits for.
     fn takes(&self, entry: &Entry) -> bool {
-        self.log.bytes() + entry.size_bytes() <= self.settings.log_capacity_bytes / 8 * 7
+        let fits = self.log.bytes() + entry.size_bytes() <= self.settings.log_capacity_bytes / 8 * 7;
+        let is_room_coming = self.snapshot_under_way.is_some() || self.is_snapshot_due() || self.is_witness();
+        fits || !is_room_coming
     }
 
     /// A bound on a batch or message, for a small log: no member's log may grow by much at once.

@@ -77,7 +77,7 @@ impl<M: StateMachine> Replica<M> {
         self.log.bytes() > self.settings.log_capacity_bytes / 2
     }
 
-    fn is_snapshot_due(&self) -> bool {
+    pub(super) fn is_snapshot_due(&self) -> bool {
         let last = self.snapshot.as_ref();
         let size = last.map_or(0, |image| usize::try_from(image.size_bytes()).unwrap_or(usize::MAX));
         let interval =
