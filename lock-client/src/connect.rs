@@ -186,6 +186,7 @@ impl Search {
                 }
                 OpenStep::Refused(answer) => return Err(ConnectError::Refused(Tried { endpoint, answer })),
                 OpenStep::Again { answer, hint } => route.on_failure(&endpoint, answer, hint.as_deref()),
+                OpenStep::Anew { answer } => route.on_stale(&endpoint, answer),
             }
         }
     }

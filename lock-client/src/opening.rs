@@ -2,7 +2,8 @@
 //!
 //! The nonce stays the same over all servers and repetitions, so an open whose answer was lost is answered with the same session;
 //! the lease counts from the first transmission. If the answer comes so late that this lease is over, a new nonce is drawn;
-//! the old session, if there is one, ends by itself.
+//! the old session, if there is one, ends by itself. Whoever answered so is primary, and is asked again at once: with a short lease
+//! the way back to it, past servers that do not answer, would make the next open too late as well, for ever.
 
 use lock_protocol::{Open, Opened, Refusal};
 
@@ -28,6 +29,11 @@ pub enum OpenStep {
         /// Whom it takes for the primary.
         hint: Option<String>,
     },
+    /// This server serves, but what it was asked was too old: the same one is to be asked anew.
+    Anew {
+        /// What it said, for people.
+        answer: String,
+    },
     /// The request itself is found wrong; one line says why.
     Refused(String),
 }
@@ -51,15 +57,16 @@ impl Opening {
                 Ok(session) => OpenStep::Opened(session, self.open.nonce),
                 Err(answer) => {
                     self.start_anew(fresh_nonce);
-                    OpenStep::Again { answer, hint: None }
+                    OpenStep::Anew { answer }
                 }
             },
             Err(Refusal::Invalid(answer)) => OpenStep::Refused(answer),
+            Err(Refusal::SessionGone) => {
+                self.start_anew(fresh_nonce);
+                OpenStep::Anew { answer: Refusal::SessionGone.to_string() }
+            }
             Err(refusal) => {
                 let answer = refusal.to_string();
-                if refusal == Refusal::SessionGone {
-                    self.start_anew(fresh_nonce);
-                }
                 let hint = if let Refusal::NotPrimary { hint } = refusal { hint } else { None };
                 OpenStep::Again { answer, hint }
             }
@@ -114,7 +121,7 @@ mod tests {
         let mut opening = opening();
         opening.transmit(at(100));
         let opened = Opened { session: SessionId(7), lease_ms: 1000 };
-        assert!(matches!(opening.on_answer(Ok(opened), at(1000), 2), OpenStep::Again { .. }));
+        assert!(matches!(opening.on_answer(Ok(opened), at(1000), 2), OpenStep::Anew { .. }));
         assert_eq!(opening.transmit(at(1100)).nonce, 2);
         let opened = Opened { session: SessionId(8), lease_ms: 1000 };
         let OpenStep::Opened(session, nonce) = opening.on_answer(Ok(opened), at(1200), 3) else { panic!() };

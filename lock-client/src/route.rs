@@ -75,6 +75,12 @@ impl Route {
         self.tried.push(Tried { endpoint: endpoint.clone(), answer });
     }
 
+    /// A server serves, but was asked too late: it is the next, too.
+    pub fn on_stale(&mut self, endpoint: &Endpoint, answer: String) {
+        self.on_failure(endpoint, answer, None);
+        self.hint = Some(endpoint.clone());
+    }
+
     /// A primary served us.
     pub fn on_success(&mut self) {
         self.since_success = 0;
@@ -121,6 +127,16 @@ mod tests {
         }
         assert_eq!(seen[1], "h:2");
         assert!(seen.contains(&"h:3".to_owned()), "{seen:?}");
+    }
+
+    #[test]
+    fn a_server_that_was_asked_too_late_is_the_next_whatever_others_say() {
+        let mut route = route(&[1, 2, 3]);
+        let (first, _) = route.next_server();
+        route.on_failure(&first, "not the primary".into(), Some("h:9"));
+        assert_eq!(names(&mut route, 2), ["h:9", "h:2"]);
+        route.on_stale(&"h:2".parse().expect("an address"), "too late".into());
+        assert_eq!(names(&mut route, 2), ["h:2", "h:3"]);
     }
 
     #[test]

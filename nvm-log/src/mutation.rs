@@ -38,11 +38,13 @@ pub enum Mutation {
     BridgeBeforeRepair,
     /// What a witness line says of the log's reach is believed of one line alone.
     LoneReach,
+    /// A way around a damaged truncation is gone again without dropping what it dropped.
+    BridgeForgetsTruncation,
 }
 
 /// Every one of them, for the crash enumerator.
 #[cfg(test)]
-pub(crate) const ALL: [Mutation; 16] = [
+pub(crate) const ALL: [Mutation; 17] = [
     Mutation::NoChain,
     Mutation::SameEpoch,
     Mutation::RewindingTruncate,
@@ -59,6 +61,7 @@ pub(crate) const ALL: [Mutation; 16] = [
     Mutation::TrustedIndex,
     Mutation::BridgeBeforeRepair,
     Mutation::LoneReach,
+    Mutation::BridgeForgetsTruncation,
 ];
 
 /// Those that a whole cluster has shown, with their names on the command line. The others were not seen in a hundred seeds

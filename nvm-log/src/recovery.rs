@@ -27,6 +27,7 @@ use std::time::Duration;
 use crate::control::{BRIDGES_MAX, Bridge, Record};
 use crate::frame::{Class, Header};
 use crate::medium::Medium;
+use crate::mutation::{self, Mutation};
 use crate::ring::Ring;
 use crate::scanner::{Link, Scanner, Signs};
 use crate::witness::Lines;
@@ -174,7 +175,7 @@ impl<M: Medium> Reading<'_, M> {
             }
             let can_cross = record.bridges.len() + self.bridges.len() < BRIDGES_MAX;
             match self.scanner.next_whole(tail, durable, self.epoch)? {
-                Some(link) if can_cross && self.leaves_no_gap(link)? => self.cross(link)?,
+                Some(link) if can_cross && self.follows_on(link)?.is_some() => self.cross(link)?,
                 next => return self.beyond(next, durable, known, &signs),
             }
         }
@@ -187,7 +188,7 @@ impl<M: Medium> Reading<'_, M> {
                 && bridge.to > bridge.from
                 && bridge.to <= self.scanner.end()
             {
-                self.ring.jump(bridge.to, bridge.previous);
+                self.jump(Link { position: bridge.to, previous: bridge.previous, epoch: self.epoch })?;
             }
             let link = Link { position: self.ring.tail(), previous: self.ring.previous(), epoch: self.epoch };
             let Some((header, sum, body)) = self.scanner.next(link)? else { return Ok(()) };
@@ -207,20 +208,30 @@ impl<M: Medium> Reading<'_, M> {
         self.scanned_bytes += header.length();
     }
 
-    /// Whether the first frame after damage follows on what there is, by op and view.
-    fn leaves_no_gap(&mut self, link: Link) -> Result<bool, Error> {
-        let Some((header, _, _)) = self.scanner.next(link)? else { return Ok(false) };
+    /// The op that a batch follows on, if it is one of those that there are, by number and view.
+    fn follows_on(&mut self, link: Link) -> Result<Option<u64>, Error> {
+        let Some((header, _, _)) = self.scanner.next(link)? else { return Ok(None) };
         let before = (header.previous_view, header.first_op.saturating_sub(1));
-        Ok(header.class == Class::Batch && self.ring.viewstamp_at(before.1) == Some(before))
+        let is_here = header.class == Class::Batch && self.ring.viewstamp_at(before.1) == Some(before);
+        Ok(is_here.then_some(before.1))
     }
 
-    /// Goes on over damage that lost no op.
+    /// Goes on over damage that lost no op, and remembers the way.
     fn cross(&mut self, link: Link) -> Result<(), Error> {
-        let Some((header, _, _)) = self.scanner.next(link)? else { return Ok(()) };
-        let last_op = header.first_op - 1;
-        cut(&mut self.frames, last_op);
-        self.ring.cut(last_op);
         self.bridges.push(Bridge { from: self.ring.tail(), to: link.position, previous: link.previous });
+        self.jump(link)
+    }
+
+    /// Goes on behind damage, for the first time or on a way that an earlier opening found. What is damaged may have been a truncation: the
+    /// first batch behind it tells which ops it dropped, every time anew.
+    fn jump(&mut self, link: Link) -> Result<(), Error> {
+        if let Some(last_op) = self.follows_on(link)?
+            && !(mutation::active(Mutation::BridgeForgetsTruncation)
+                && self.scanner.bridge_at(self.ring.tail()).is_some())
+        {
+            cut(&mut self.frames, last_op);
+            self.ring.cut(last_op);
+        }
         self.ring.jump(link.position, link.previous);
         Ok(())
     }

@@ -29,6 +29,8 @@ const RESERVE_BYTES: u64 = 4 * LINE;
 struct Entry {
     position: u64,
     end: u64,
+    /// What it names as the header checksum of the frame before: of a damaged one, where the log was led around damage.
+    previous: u32,
     /// Header checksum.
     sum: u32,
     /// Highest live op that the frame holds.
@@ -96,8 +98,8 @@ impl Ring {
         assert!(self.entries.is_empty() && start.position >= self.tail, "reading begins at or after the head");
         let (position, end, after) = (self.tail, start.position, (start.view, start.op));
         if end > position {
-            let (sum, last_op) = (start.previous, start.op);
-            self.entries.push_back(Entry { position, end, sum, last_op, is_boundary: true, after });
+            let (previous, sum, last_op) = (self.previous, start.previous, start.op);
+            self.entries.push_back(Entry { position, end, previous, sum, last_op, is_boundary: true, after });
         }
         (self.tail, self.previous, self.floor, self.last) = (end, start.previous, after, after);
     }
@@ -197,9 +199,9 @@ impl Ring {
             Class::Truncation => self.cut(header.first_op - 1),
         }
         self.tail += header.length();
-        self.previous = sum;
+        let previous = std::mem::replace(&mut self.previous, sum);
         let (position, end, last_op) = (header.position, self.tail, header.last_op());
-        self.entries.push_back(Entry { position, end, sum, last_op, is_boundary: true, after: self.last });
+        self.entries.push_back(Entry { position, end, previous, sum, last_op, is_boundary: true, after: self.last });
     }
 
     /// Every op after this one is dropped.
@@ -376,8 +378,9 @@ impl Ring {
     fn head_after(&self, op: u64) -> Option<(usize, Head)> {
         let done = self.entries.iter().take_while(|entry| entry.last_op <= op);
         let (index, entry) = done.enumerate().filter(|(_, entry)| entry.is_boundary).last()?;
-        let position = self.entries.get(index + 1).map_or(self.tail, |next| next.position);
-        Some((index, Head { position, op: entry.after.1, view: entry.after.0, previous: entry.sum }))
+        let next = self.entries.get(index + 1);
+        let (position, previous) = next.map_or((self.tail, self.previous), |next| (next.position, next.previous));
+        Some((index, Head { position, op: entry.after.1, view: entry.after.0, previous }))
     }
 
     /// Where reading may begin if a snapshot holds all ops up to this one.
@@ -416,9 +419,7 @@ impl Ring {
     pub(crate) fn stretch_at(&self, position: u64) -> Option<Stretch> {
         let index = self.entries.partition_point(|entry| entry.position < position);
         let entry = self.entries.get(index).filter(|entry| entry.end <= self.durable)?;
-        let before = index.checked_sub(1).and_then(|index| self.entries.get(index));
-        let previous = before.map_or(self.head.previous, |before| before.sum);
-        Some(Stretch { position: entry.position, end: entry.end, previous, sum: entry.sum })
+        Some(Stretch { position: entry.position, end: entry.end, previous: entry.previous, sum: entry.sum })
     }
 
     /// The last op that no frame from this position on holds or drops.

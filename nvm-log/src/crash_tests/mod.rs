@@ -55,6 +55,7 @@ fn the_net() -> Result<Count, String> {
     count += repairs::crash_in_every_repair(Tearing::Lines)?;
     repairs::a_place_to_begin_that_was_led_around_is_not_begun_at()?;
     damage::every_flip()?;
+    damage::a_flip_in_every_line_of_a_ring_with_padding()?;
     damage::a_lost_witness_line_hides_no_damage()?;
     Ok(count)
 }

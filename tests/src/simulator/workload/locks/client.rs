@@ -148,10 +148,13 @@ impl World {
     }
 
     fn opening_failed(&mut self, client: usize, answer: &str, hint: Option<&str>) {
+        self.dial_next(client, |route, endpoint| route.on_failure(endpoint, answer.to_owned(), hint));
+    }
+
+    fn dial_next(&mut self, client: usize, learn: impl FnOnce(&mut Route, &Endpoint)) {
         let State::Opening(opener) = &mut self.locks.clients[client].state else { return };
         let line = opener.line.take();
-        let endpoint = opener.endpoint.clone();
-        opener.route.on_failure(&endpoint, answer.to_owned(), hint);
+        learn(&mut opener.route, &opener.endpoint);
         let (next, pause) = opener.route.next_server();
         opener.endpoint = next;
         opener.attempt += 1;
@@ -259,6 +262,7 @@ impl World {
                     self.session_opened(client, session, nonce);
                 }
                 OpenStep::Again { answer, hint } => self.opening_failed(client, &answer, hint.as_deref()),
+                OpenStep::Anew { answer } => self.dial_next(client, |route, endpoint| route.on_stale(endpoint, answer)),
                 OpenStep::Refused(answer) => self.opening_failed(client, &answer, None),
             },
             Packet::End => self.opening_failed(client, "the connection broke", None),

@@ -2,6 +2,7 @@
 //! leaves in order.
 
 use super::LockEvent;
+use super::client::State;
 use super::users::UserState;
 use crate::simulator::invariants::{Check, Violation};
 use crate::simulator::world::{Event, World};
@@ -84,8 +85,11 @@ impl World {
     fn describe_clients(&self) -> String {
         let clients = self.locks.clients.iter().enumerate().map(|(client, it)| {
             let users = it.users.iter().map(|user| format!("\n    {:?}", user.state)).collect::<String>();
-            let session = it.opened().map(|opened| format!("{:?}", opened.session));
-            format!("\n  client {client}, probed {}: {session:?}{users}", it.probed)
+            let state = match &it.state {
+                State::Open(opened) => format!("{:?}", opened.session),
+                other => format!("{other:?}"),
+            };
+            format!("\n  client {client}, probed {}: {state}{users}", it.probed)
         });
         clients.collect()
     }
