@@ -349,7 +349,9 @@ mod tests {
     #[test]
     fn what_follows_the_two_dashes_is_the_command_with_all_its_flags() {
         let line = ["lockctl", "run", "--shared", "a", "b", "--wait", "2s", "--", "cmd", "--json", "--", "x"];
-        let Action::Run(run) = Arguments::try_parse_from(line).unwrap().action else { panic!("run") };
+        let Action::Run(run) = Arguments::try_parse_from(line).expect("a line that is right").action else {
+            panic!("run")
+        };
         assert_eq!(run.names.iter().map(LockName::as_str).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(run.command, ["cmd", "--json", "--", "x"]);
         assert!(run.shared && run.wait == Some(Duration::from_secs(2)) && run.lease == Duration::from_secs(15));
@@ -361,7 +363,7 @@ mod tests {
             ["lockctl", "--json", "--endpoints", "h:1,h:2", "status"],
             ["lockctl", "status", "--json", "--endpoints", "h:1,h:2"],
         ] {
-            let arguments = Arguments::try_parse_from(line).unwrap();
+            let arguments = Arguments::try_parse_from(line).expect("a line that is right");
             assert!(arguments.common.json);
             assert_eq!(arguments.common.endpoints.len(), 2);
         }

@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn a_parsers_message_becomes_one_line() {
         for line in [vec!["lockctl", "run", "a"], vec!["lockctl", "--nonsense"], vec!["lockctl", "inspect", "a\nb"]] {
-            let error = Arguments::try_parse_from(line).unwrap_err();
+            let error = Arguments::try_parse_from(line).expect_err("a line that is wrong");
             let text = typed_wrong(&error.render().to_string());
             assert!(
                 !text.contains('\n') && !text.contains("Usage") && text.ends_with("see 'lockctl --help'"),

@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn each_tenure_has_a_line_that_says_when_others_may_have_the_lock() {
-        let name = LockName::new("a").unwrap();
+        let name = LockName::new("a").expect("a name");
         let tenure = |withheld_ms| ForcedTenure { session: SessionId(3), withheld_ms };
         assert_eq!(
             text(&name, &[tenure(Some(2_200)), tenure(None)]),
@@ -69,7 +69,7 @@ mod tests {
              a: session 3 has lost it; others may have it now\n"
         );
         let done = Done { name: &name, token: FencingToken(7), ended: &[tenure(Some(1))] };
-        let json = serde_json::to_string(&done).unwrap();
+        let json = serde_json::to_string(&done).expect("plain data");
         assert_eq!(json, r#"{"name":"a","token":7,"ended":[{"session":3,"withheld_ms":1}]}"#);
     }
 }

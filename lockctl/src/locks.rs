@@ -147,7 +147,11 @@ mod tests {
             mode: Mode::Exclusive,
             since_ms: 1500,
         };
-        LockEntry { name: LockName::new("a").unwrap(), holders: vec![held_by(42), held_by(43)], waiters: vec![waiter] }
+        LockEntry {
+            name: LockName::new("a").expect("a name"),
+            holders: vec![held_by(42), held_by(43)],
+            waiters: vec![waiter],
+        }
     }
 
     #[test]
@@ -167,7 +171,7 @@ mod tests {
         assert!(lines[1].starts_with("holds") && lines[1].ends_with("17  1m 1s"), "{lines:?}");
         assert!(lines[3].starts_with("waits, 1.  exclusive  web") && lines[3].ends_with("-  1.5 s"), "{lines:?}");
         assert_eq!(
-            details(&LockEntry { name: LockName::new("x").unwrap(), holders: vec![], waiters: vec![] }),
+            details(&LockEntry { name: LockName::new("x").expect("a name"), holders: vec![], waiters: vec![] }),
             "x is free\n"
         );
     }
@@ -177,14 +181,14 @@ mod tests {
         let forced = [ForcedTenure { session: SessionId(3), withheld_ms: Some(1_500) }];
         let line = "session 3: ended by force, not confirmed; withheld for 1.5 s more at most\n";
         assert_eq!((withheld(&forced).as_str(), withheld(&[])), (line, String::new()));
-        let json = |forced| serde_json::to_string(&Inspected { entry: &entry(), forced }).unwrap();
-        assert_eq!(json(&[]), serde_json::to_string(&entry()).unwrap());
+        let json = |forced| serde_json::to_string(&Inspected { entry: &entry(), forced }).expect("plain data");
+        assert_eq!(json(&[]), serde_json::to_string(&entry()).expect("plain data"));
         assert!(json(&forced).ends_with(r#","forced":[{"session":3,"withheld_ms":1500}]}"#));
     }
 
     #[test]
     fn the_json_has_exactly_the_promised_keys() {
-        let json = serde_json::to_string(&entry()).unwrap();
+        let json = serde_json::to_string(&entry()).expect("plain data");
         assert!(json.starts_with(concat!(
             r#"{"name":"a","holders":[{"session":3,"client":"indexer-7","host":"db1","pid":42,"mode":"shared","token":17,"#,
             r#""since_ms":61000},"#

@@ -78,11 +78,11 @@ mod tests {
 
     #[test]
     fn commands_are_found_refused_and_missed_as_a_shell_does() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("a directory");
         for (name, mode) in [("good", 0o755), ("bad", 0o644)] {
             let file = directory.path().join(name);
-            std::fs::write(&file, "#!/bin/sh\n").unwrap();
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            std::fs::write(&file, "#!/bin/sh\n").expect("a file in it");
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("a file in it");
         }
         let path = directory.path().as_os_str();
         let exit_of = |command: &OsStr| check_in(command, Some(path)).err().map(|failure| failure.exit);

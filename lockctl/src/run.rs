@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn one_name_has_two_variables_and_several_have_lists_in_the_order_typed() {
-        let name = |text| LockName::new(text).unwrap();
+        let name = |text| LockName::new(text).expect("a name");
         let one = environment(&[name("b")], &[7]);
         assert_eq!(one, [("LOCK_NAME", "b".to_owned()), ("LOCK_TOKEN", "7".to_owned())]);
         let two = environment(&[name("b"), name("a x")], &[7, 9]);

@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn m22_term_comes_a_grace_before_the_kill_and_the_kill_before_the_deadline() {
-        let mut watch = Watch::new(Schedule::new(ms(15_000), None).unwrap());
+        let mut watch = Watch::new(Schedule::new(ms(15_000), None).expect("long enough"));
         assert_eq!(watch.on_time(ms(13_500)), None);
         assert_eq!(watch.on_time(ms(3251)), None);
         assert_eq!(watch.look_again(ms(3251)), LOOK_MIN);
@@ -180,14 +180,14 @@ mod tests {
 
     #[test]
     fn a_deadline_that_is_over_when_first_looked_at_kills_without_a_grace() {
-        let mut watch = Watch::new(Schedule::new(ms(15_000), None).unwrap());
+        let mut watch = Watch::new(Schedule::new(ms(15_000), None).expect("long enough"));
         assert_eq!(watch.on_time(Duration::ZERO), Some(Act::Kill));
         assert!(watch.has_ended_it() && watch.has_killed());
     }
 
     #[test]
     fn a_renewal_after_the_term_does_not_take_it_back() {
-        let mut watch = Watch::new(Schedule::new(ms(15_000), None).unwrap());
+        let mut watch = Watch::new(Schedule::new(ms(15_000), None).expect("long enough"));
         assert_eq!(watch.on_time(ms(3000)), Some(Act::Terminate));
         assert_eq!(watch.on_time(ms(13_000)), None);
         assert!(watch.has_ended_it());
@@ -198,24 +198,24 @@ mod tests {
     #[test]
     fn a_lease_without_room_for_two_renewals_is_refused_with_the_sum() {
         assert!(Schedule::new(ms(834), None).is_ok());
-        let error = Schedule::new(ms(832), None).unwrap_err().to_string();
+        let error = Schedule::new(ms(832), None).expect_err("too short").to_string();
         assert!(error.contains("0.83 s is too short") && error.contains("longer --lease"), "{error}");
         assert!(!error.contains("--grace"), "{error}");
-        let error = Schedule::new(ms(15_000), Some(ms(14_000))).unwrap_err().to_string();
+        let error = Schedule::new(ms(15_000), Some(ms(14_000))).expect_err("too short").to_string();
         assert!(error.contains("shorter --grace"), "{error}");
         assert!(Schedule::new(ms(15_000), Some(Duration::MAX)).is_err());
     }
 
     #[test]
     fn a_lease_that_no_fail_over_fits_in_is_warned_of() {
-        assert!(Schedule::new(ms(7_400), None).unwrap().warning().is_some());
-        assert_eq!(Schedule::new(ms(8_000), None).unwrap().warning(), None);
-        assert_eq!(Schedule::new(ms(15_000), None).unwrap().warning(), None);
+        assert!(Schedule::new(ms(7_400), None).expect("long enough").warning().is_some());
+        assert_eq!(Schedule::new(ms(8_000), None).expect("long enough").warning(), None);
+        assert_eq!(Schedule::new(ms(15_000), None).expect("long enough").warning(), None);
     }
 
     #[test]
     fn the_deadline_is_looked_at_every_second_at_least() {
-        let watch = Watch::new(Schedule::new(ms(3_600_000), None).unwrap());
+        let watch = Watch::new(Schedule::new(ms(3_600_000), None).expect("long enough"));
         assert_eq!(watch.look_again(ms(3_000_000)), LOOK_MAX);
     }
 }

@@ -355,7 +355,7 @@ mod tests {
             last_op: 9,
             state_hash: "00000000000000aa".into(),
             durability: "nvm: file, durable".into(),
-            pid: 100 + u32::try_from(id).unwrap(),
+            pid: 100 + u32::try_from(id).expect("a small number"),
         };
         (format!("h:{id}"), Ok(status))
     }
@@ -384,7 +384,7 @@ mod tests {
     fn the_json_has_exactly_the_promised_keys_and_nulls_for_the_unreachable() {
         let mut answers = vec![answer(1, Role::Primary, Some(view(4, 1)))];
         answers.push(("h:3".into(), Err("refused".into())));
-        let json = serde_json::to_string(&merge(&answers)).unwrap();
+        let json = serde_json::to_string(&merge(&answers)).expect("plain data");
         let down = |id| {
             format!(
                 r#"{{"id":{id},"address":"h:{id}","role":"unreachable","applied_op":null,"state_hash":null,"durability":null,"pid":null}}"#
@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn nobody_answering_is_a_failure_that_names_each_endpoint() {
         let gathered = gathered(vec![("h:1".into(), Err("refused".into())), ("h:2".into(), Err("silent".into()))]);
-        let failure = gathered.check(Duration::from_secs(1)).unwrap_err();
+        let failure = gathered.check(Duration::from_secs(1)).expect_err("nobody answered");
         assert_eq!(failure.exit, 69);
         assert!(failure.line.contains("within 1.0 s (h:1: refused; h:2: silent)"), "{}", failure.line);
         assert_eq!(gathered.status.view, None);

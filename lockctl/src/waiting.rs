@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn the_holder_and_those_before_are_named_in_one_plain_line() {
-        let mut entry = LockEntry { name: LockName::new("a").unwrap(), holders: vec![held_by(42)], waiters: vec![] };
+        let mut entry =
+            LockEntry { name: LockName::new("a").expect("a name"), holders: vec![held_by(42)], waiters: vec![] };
         assert_eq!(describe(&entry, SessionId(7)), "held by indexer-7 [31m (host db1, pid 42) for 3.2 s");
         entry.holders.push(held_by(43));
         entry.waiters = [5, 6, 7]

@@ -1,5 +1,4 @@
 //! The program itself, as people and scripts call it, against nobody and against a small cluster in memory.
-#![allow(clippy::unwrap_used, reason = "what goes wrong in a test's own preparations fails it")]
 
 #[path = "../../lock-client/tests/fake/mod.rs"]
 mod fake;
@@ -28,9 +27,9 @@ fn lockctl(endpoints: &str, arguments: &[&str]) -> Command {
 }
 
 fn output(endpoints: &str, arguments: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = lockctl(endpoints, arguments).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
+    let Output { status, stdout, stderr } = lockctl(endpoints, arguments).output().expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (status.code().expect("no signal"), text(stdout), text(stderr))
 }
 
 fn endpoints(cluster: &Cluster) -> String {
@@ -40,8 +39,8 @@ fn endpoints(cluster: &Cluster) -> String {
 /// Another program that holds `name`.
 fn held_elsewhere(cluster: &Cluster, name: &str) -> (blocking::LockClient, LockGuard) {
     let builder = blocking::LockClient::builder(cluster.addresses()).lease(Duration::from_secs(60));
-    let client = blocking::LockClient::connect(builder).unwrap();
-    let guard = client.acquire(name, Mode::Exclusive).unwrap();
+    let client = blocking::LockClient::connect(builder).expect("a session");
+    let guard = client.acquire(name, Mode::Exclusive).expect("the lock");
     (client, guard)
 }
 
@@ -60,7 +59,7 @@ fn pid_in(file: &Path) -> i32 {
             fs::read_to_string(file).ok().filter(|text| text.ends_with('\n')).and_then(|text| text.trim().parse().ok());
         pid.is_some()
     });
-    pid.unwrap()
+    pid.expect("just written")
 }
 
 fn runs(pid: i32) -> bool {
@@ -72,18 +71,18 @@ fn runs(pid: i32) -> bool {
 fn exit_of(child: &mut Child) -> Option<i32> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(status) = child.try_wait().unwrap() {
+        if let Some(status) = child.try_wait().expect("a child") {
             return status.code();
         }
         if Instant::now() >= deadline {
-            child.kill().unwrap();
+            child.kill().expect("a child");
         }
         std::thread::yield_now();
     }
 }
 
 fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
+    kill_process(Pid::from_child(child), signal).expect("it lives");
 }
 
 #[test]
@@ -134,7 +133,7 @@ fn without_a_cluster_each_endpoint_is_named_with_its_answer_and_exit_69() {
         }
     }
     let (exit, stdout, _) = output(NOBODY, &["status", "--json"]);
-    let status: Value = serde_json::from_str(&stdout).unwrap();
+    let status: Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!((exit, &status["view"], &status["members"][0]["role"]), (69, &Value::Null, &"unreachable".into()));
 }
 
@@ -144,8 +143,11 @@ fn a_command_has_its_lock_in_the_environment_and_its_own_exit_status() {
     let script = "echo \"$LOCK_NAME/$LOCK_TOKEN/$LOCK_NAMES\"; exit 7";
     let (exit, stdout, stderr) = output(&endpoints(&cluster), &["run", "orders", "--", "sh", "-c", script]);
     assert_eq!(exit, 7, "{stderr}");
-    let (name, token) = stdout.trim().strip_suffix('/').and_then(|text| text.split_once('/')).unwrap();
-    assert!(name == "orders" && token.parse::<u64>().unwrap() > 0 && stderr.is_empty(), "{stdout}{stderr}");
+    let (name, token) = stdout.trim().strip_suffix('/').and_then(|text| text.split_once('/')).expect("both of them");
+    assert!(
+        name == "orders" && token.parse::<u64>().expect("as it is written") > 0 && stderr.is_empty(),
+        "{stdout}{stderr}"
+    );
     assert_eq!(cluster.control.holders("orders"), 0);
     assert_eq!(cluster.control.closes.load(Ordering::SeqCst), 1);
     let (exit, _, _) = output(&endpoints(&cluster), &["run", "orders", "--", "sh", "-c", "kill -9 $$"]);
@@ -160,9 +162,9 @@ fn several_names_are_taken_sorted_and_told_as_typed() {
     let (exit, stdout, stderr) = output(&endpoints(&cluster), &arguments);
     let lines: Vec<&str> = stdout.lines().collect();
     assert_eq!((exit, &lines[..3]), (0, &["b", "b", "a"][..]), "{stderr}");
-    let tokens: Vec<u64> = lines[3..].iter().map(|line| line.parse().unwrap()).collect();
+    let tokens: Vec<u64> = lines[3..].iter().map(|line| line.parse().expect("as it is written")).collect();
     assert!(tokens[0] == tokens[1] && tokens[2] < tokens[1], "a before b: {tokens:?}");
-    let report: Value = serde_json::from_str(&stderr).unwrap();
+    let report: Value = serde_json::from_str(&stderr).expect("JSON");
     assert_eq!((&report["exit"], &report["lost"], &report["tokens"][1]), (&0.into(), &false.into(), &tokens[2].into()));
 }
 
@@ -186,12 +188,12 @@ fn a_lock_in_use_elsewhere_is_not_had_in_time_and_its_holder_is_named() {
 fn a_run_that_waits_goes_on_when_the_lock_is_free_and_leaves_the_queue_when_it_is_ended() {
     let cluster = Cluster::start(1);
     let (client, guard) = held_elsewhere(&cluster, "l");
-    let mut ended = lockctl(&endpoints(&cluster), &["run", "l", "--", "true"]).spawn().unwrap();
+    let mut ended = lockctl(&endpoints(&cluster), &["run", "l", "--", "true"]).spawn().expect("it starts");
     until("it waits", || cluster.control.waiters("l") == 1);
     signal(&ended, Signal::TERM);
     assert_eq!(exit_of(&mut ended), Some(143));
     assert_eq!(cluster.control.waiters("l"), 0);
-    let mut waiting = lockctl(&endpoints(&cluster), &["run", "l", "--", "true"]).spawn().unwrap();
+    let mut waiting = lockctl(&endpoints(&cluster), &["run", "l", "--", "true"]).spawn().expect("it starts");
     until("it waits", || cluster.control.waiters("l") == 1);
     drop(guard);
     assert_eq!(exit_of(&mut waiting), Some(0));
@@ -201,12 +203,12 @@ fn a_run_that_waits_goes_on_when_the_lock_is_free_and_leaves_the_queue_when_it_i
 #[test]
 fn shared_runs_hold_a_lock_together() {
     let cluster = Cluster::start(1);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let script = format!("while [ ! -e {}/stop ]; do sleep 0.02; done", directory.path().display());
     let arguments = ["run", "--shared", "l", "--", "sh", "-c", &script];
-    let mut both = [(); 2].map(|()| lockctl(&endpoints(&cluster), &arguments).spawn().unwrap());
+    let mut both = [(); 2].map(|()| lockctl(&endpoints(&cluster), &arguments).spawn().expect("it starts"));
     until("both hold it", || cluster.control.holders("l") == 2);
-    fs::write(directory.path().join("stop"), "").unwrap();
+    fs::write(directory.path().join("stop"), "").expect("it can be written");
     for child in &mut both {
         assert_eq!(exit_of(child), Some(0));
     }
@@ -215,10 +217,10 @@ fn shared_runs_hold_a_lock_together() {
 #[test]
 fn signals_are_passed_on_to_the_command() {
     let cluster = Cluster::start(1);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let ready = directory.path().join("ready");
     let script = format!("trap 'exit 5' TERM; echo $$ > {}; while :; do sleep 0.02; done", ready.display());
-    let mut child = lockctl(&endpoints(&cluster), &["run", "l", "--", "sh", "-c", &script]).spawn().unwrap();
+    let mut child = lockctl(&endpoints(&cluster), &["run", "l", "--", "sh", "-c", &script]).spawn().expect("it starts");
     let pid = pid_in(&ready);
     signal(&child, Signal::TERM);
     assert_eq!(exit_of(&mut child), Some(5));
@@ -233,13 +235,13 @@ fn a_hang_up_that_was_ignored_at_the_start_stays_ignored_in_the_command() {
     let script = format!("trap '' HUP; exec {program} run l -- sh -c 'kill -HUP $$; exit 4'");
     let mut shell = Command::new("sh");
     shell.args(["-c", &script]).env("LOCK_ENDPOINTS", endpoints(&cluster));
-    assert_eq!(shell.status().unwrap().code(), Some(4));
+    assert_eq!(shell.status().expect("it runs").code(), Some(4));
 }
 
 #[test]
 fn what_the_command_leaves_running_ends_before_the_lock_is_given_back() {
     let cluster = Cluster::start(1);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("pid");
     let script = format!("sleep 20 > /dev/null 2>&1 & echo $! > {}; exit 3", file.display());
     let (exit, _, stderr) = output(&endpoints(&cluster), &["run", "l", "--", "sh", "-c", &script]);
@@ -251,7 +253,7 @@ fn what_the_command_leaves_running_ends_before_the_lock_is_given_back() {
 #[test]
 fn m22_a_command_that_takes_no_sigterm_is_dead_before_the_lease_is_over() {
     let cluster = Cluster::start(1);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let (file, termed) = (directory.path().join("pid"), directory.path().join("termed"));
     let script = format!(
         "trap 'echo > {}' TERM; sh -c 'trap \"\" TERM; while :; do sleep 0.02; done' & echo $! > {}; while :; do sleep 0.02; done",
@@ -260,7 +262,7 @@ fn m22_a_command_that_takes_no_sigterm_is_dead_before_the_lease_is_over() {
     );
     let lease = Duration::from_secs(3);
     let mut command = lockctl(&endpoints(&cluster), &["run", "--lease", "3s", "l", "--", "sh", "-c", &script]);
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
     let grandchild = pid_in(&file);
     cluster.control.freeze.store(true, Ordering::SeqCst);
     let frozen = Instant::now();
@@ -274,10 +276,10 @@ fn m22_a_command_that_takes_no_sigterm_is_dead_before_the_lease_is_over() {
 #[test]
 fn a_loss_that_is_learned_kills_at_once() {
     let cluster = Cluster::start(1);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("pid");
     let script = format!("trap '' TERM; echo $$ > {}; while :; do sleep 0.02; done", file.display());
-    let mut child = lockctl(&endpoints(&cluster), &["run", "l", "--", "sh", "-c", &script]).spawn().unwrap();
+    let mut child = lockctl(&endpoints(&cluster), &["run", "l", "--", "sh", "-c", &script]).spawn().expect("it starts");
     let pid = pid_in(&file);
     let asked = Instant::now();
     cluster.control.expire_all();
@@ -289,14 +291,14 @@ fn a_loss_that_is_learned_kills_at_once() {
 #[test]
 fn a_command_dies_with_a_lockctl_that_is_killed() {
     let cluster = Cluster::start(1);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("pid");
     let script = format!("echo $$ > {}; exec sleep 60", file.display());
-    let mut child = lockctl(&endpoints(&cluster), &["run", "l", "--", "sh", "-c", &script]).spawn().unwrap();
+    let mut child = lockctl(&endpoints(&cluster), &["run", "l", "--", "sh", "-c", &script]).spawn().expect("it starts");
     let pid = pid_in(&file);
     assert!(runs(pid));
     signal(&child, Signal::KILL);
-    child.wait().unwrap();
+    child.wait().expect("a child");
     until("the command is dead", || !runs(pid));
 }
 
@@ -327,11 +329,11 @@ fn locks_and_inspect_show_who_holds_and_who_waits() {
         "{stdout}"
     );
     let (_, stdout, _) = output(&endpoints(&cluster), &["locks", "--json"]);
-    let listed: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(listed.as_array().unwrap().len(), 3);
+    let listed: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(listed.as_array().expect("a list").len(), 3);
     assert_eq!((&listed[2]["name"], &listed[2]["holders"][0]["mode"]), (&"b/1".into(), &"exclusive".into()));
     let (_, stdout, _) = output(&endpoints(&cluster), &["inspect", "a/1", "--json"]);
-    let entry: Value = serde_json::from_str(&stdout).unwrap();
+    let entry: Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!((&entry["name"], &entry["waiters"]), (&"a/1".into(), &Value::Array(vec![])));
     let (_, stdout, _) = output(&endpoints(&cluster), &["inspect", "free"]);
     assert_eq!(stdout, "free is free\n");
@@ -344,10 +346,10 @@ fn status_shows_the_newest_view_and_who_is_down() {
     let endpoint = members.addresses[1].clone();
     let (exit, stdout, stderr) = output(&endpoint, &["status", "--json"]);
     assert_eq!(exit, 0, "{stderr}");
-    let status: Value = serde_json::from_str(&stdout).unwrap();
+    let status: Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!(status["view"], serde_json::json!({"id": 4, "primary": 1, "in_sync": [1, 2]}));
     let roles: Vec<&str> =
-        status["members"].as_array().unwrap().iter().map(|it| it["role"].as_str().unwrap()).collect();
+        status["members"].as_array().expect("a list").iter().map(|it| it["role"].as_str().expect("text")).collect();
     assert_eq!(roles, ["primary", "backup", "unreachable"]);
     assert_eq!(status["members"][0]["address"], members.addresses[0].as_str(), "found through the view");
     assert_eq!((&status["members"][2]["id"], &status["members"][2]["pid"]), (&3.into(), &Value::Null));
@@ -367,7 +369,7 @@ fn the_benchmark_tells_each_figure() {
     let arguments = ["bench", "--duration", "200ms", "--clients", "3", "--in-flight", "4", "--json"];
     let (exit, stdout, stderr) = output(&endpoints(&cluster), &arguments);
     assert_eq!(exit, 0, "{stderr}");
-    let figures: Value = serde_json::from_str(&stdout).unwrap();
+    let figures: Value = serde_json::from_str(&stdout).expect("JSON");
     for figure in ["/cached_ns", "/uncached_us/p50", "/uncached_us/p99", "/uncached_per_s", "/hand_overs_per_s"] {
         assert!(
             figures.pointer(figure).and_then(Value::as_f64).is_some_and(|figure| figure > 0.0),

@@ -1,7 +1,6 @@
 //! One test per sentence of the protocol, as the chapter in `lib.rs` lists them.
 #![forbid(unsafe_code)]
 #![allow(clippy::let_underscore_must_use, reason = "scenes are set up by messages whose effects do not matter")]
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod plan;
 
@@ -58,8 +57,8 @@ fn sent(to: NodeId, message: Message<Plan>) -> Effects<Plan> {
 /// Node 1 of three with the ballot of the attempt that it has begun for this value.
 fn proposer_of(value: &Plan) -> (Node<Plan>, Ballot) {
     let mut proposer = node(1, 3);
-    let _ = proposer.propose(value.clone()).unwrap();
-    let own = *proposer.proposing().unwrap();
+    let _ = proposer.propose(value.clone()).expect("it may propose");
+    let own = *proposer.proposing().expect("it proposes");
     (proposer, own)
 }
 
@@ -76,8 +75,8 @@ fn put_forward(effects: &Effects<Plan>) -> Option<Plan> {
 #[test]
 fn a_proposer_promises_its_ballot_to_itself_before_anybody_hears_of_it() {
     let mut proposer = node(1, 3);
-    let effects = proposer.propose(founding().child(7)).unwrap();
-    let own = *proposer.proposing().unwrap();
+    let effects = proposer.propose(founding().child(7)).expect("it may propose");
+    let own = *proposer.proposing().expect("it proposes");
     assert!(effects.persist);
     assert_eq!(effects.send, [(2, prepare(own)), (3, prepare(own))]);
     assert_eq!(proposer.durable().promised, Some(own));
@@ -87,12 +86,12 @@ fn a_proposer_promises_its_ballot_to_itself_before_anybody_hears_of_it() {
 fn a_proposer_takes_a_ballot_above_every_one_it_has_seen() {
     let mut proposer = node(1, 3);
     let _ = proposer.on_message(listed(2), prepare(ballot(9, 2)));
-    let _ = proposer.propose(founding().child(7)).unwrap();
-    let first = *proposer.proposing().unwrap();
+    let _ = proposer.propose(founding().child(7)).expect("it may propose");
+    let first = *proposer.proposing().expect("it proposes");
     assert!(first > ballot(9, 2));
     let _ = proposer.on_message(listed(3), refused(first, ballot(40, 3)));
-    let _ = proposer.propose(founding().child(7)).unwrap();
-    assert!(*proposer.proposing().unwrap() > ballot(40, 3));
+    let _ = proposer.propose(founding().child(7)).expect("it may propose");
+    assert!(*proposer.proposing().expect("it proposes") > ballot(40, 3));
 }
 
 #[test]
@@ -169,7 +168,7 @@ fn an_acceptor_votes_for_one_value_only_in_a_ballot() {
     let mut acceptor = node(1, 3);
     let _ = acceptor.on_message(listed(2), accept(ballot(5, 2), &founding().child(7)));
     assert!(acceptor.on_message(listed(2), accept(ballot(5, 2), &founding().child(8))).is_none());
-    assert_eq!(acceptor.durable().vote.as_ref().unwrap().value, founding().child(7));
+    assert_eq!(acceptor.durable().vote.as_ref().expect("it has voted").value, founding().child(7));
 }
 
 #[test]
@@ -206,8 +205,8 @@ fn a_restarted_acceptor_keeps_its_promise_and_its_vote() {
 fn a_proposer_asks_for_votes_only_when_a_quorum_has_promised() {
     let mut proposer = node(1, 5);
     let five = Plan::founding(5);
-    let _ = proposer.propose(five.child(7)).unwrap();
-    let own = *proposer.proposing().unwrap();
+    let _ = proposer.propose(five.child(7)).expect("it may propose");
+    let own = *proposer.proposing().expect("it proposes");
     let promise = Message::Promise { instance: OPEN, parent: five.hash(), ballot: own, vote: None };
     assert!(proposer.on_message(listed(2), promise.clone()).is_none());
     assert!(proposer.on_message(listed(2), promise.clone()).is_none(), "each node counts once");
@@ -231,8 +230,8 @@ fn a_proposer_puts_the_value_of_the_highest_vote_in_the_quorum_forward() {
     let place = (OPEN, five.hash());
     let old = Message::Accept { instance: place.0, parent: place.1, ballot: ballot(1, 2), value: five.child(20) };
     let _ = proposer.on_message(listed(2), old);
-    let _ = proposer.propose(five.child(7)).unwrap();
-    let own = *proposer.proposing().unwrap();
+    let _ = proposer.propose(five.child(7)).expect("it may propose");
+    let own = *proposer.proposing().expect("it proposes");
     let told =
         |vote: Vote<Plan>| Message::Promise { instance: OPEN, parent: five.hash(), ballot: own, vote: Some(vote) };
     let _ = proposer.on_message(listed(3), told(Vote { ballot: ballot(1, 3), value: five.child(30) }));
@@ -254,8 +253,8 @@ fn a_restarted_proposer_takes_a_higher_ballot() {
     let (proposer, own) = proposer_of(&founding().child(7));
     let mut restarted = Node::new(1, 100, proposer.durable().clone());
     assert_eq!(restarted.proposing(), None);
-    let _ = restarted.propose(founding().child(8)).unwrap();
-    assert!(restarted.proposing().unwrap().round > own.round);
+    let _ = restarted.propose(founding().child(8)).expect("it may propose");
+    assert!(restarted.proposing().expect("it proposes").round > own.round);
 }
 
 #[test]
@@ -314,7 +313,7 @@ fn a_sole_acceptor_decides_by_itself_and_stores_before_it_tells() {
     let alone = Plan::founding(1);
     let mut sole = node(1, 1);
     let value = alone.child(7).with_acceptors(&[(1, 100), (2, 200)]);
-    let effects = sole.propose(value.clone()).unwrap();
+    let effects = sole.propose(value.clone()).expect("it may propose");
     assert!(effects.persist);
     assert_eq!(effects.decided, std::slice::from_ref(&value));
     assert_eq!(effects.send, [(2, Message::Decided { value: value.clone() })]);
@@ -326,7 +325,7 @@ fn a_sole_acceptor_decides_by_itself_and_stores_before_it_tells() {
 #[test]
 fn one_peers_word_is_enough_to_learn_and_may_jump_over_instances() {
     let mut learner = node(1, 3);
-    let _ = learner.propose(founding().child(7)).unwrap();
+    let _ = learner.propose(founding().child(7)).expect("it may propose");
     let far = founding().child(8).child(9).child(10);
     let effects = learner.on_message(Sender { node: 77, incarnation: 1 }, Message::Decided { value: far.clone() });
     assert_eq!(effects, Effects { persist: true, send: Vec::new(), decided: vec![far.clone()] });
@@ -416,7 +415,7 @@ fn answers_to_a_former_life_count_for_nothing() {
     let (_, former) = proposer_of(&founding().child(7));
     let relisting = founding().child(7).with_acceptors(&[(1, 101), (2, 200), (3, 300)]);
     let mut reborn = Node::new(1, 101, Node::first(relisting.clone()));
-    let _ = reborn.propose(relisting.child(8)).unwrap();
+    let _ = reborn.propose(relisting.child(8)).expect("it may propose");
     let late = Message::Promise { instance: 3, parent: relisting.hash(), ballot: former, vote: None };
     assert!(reborn.on_message(listed(2), late).is_none());
     assert_eq!(reborn.durable().proposal, None);
@@ -450,8 +449,8 @@ fn retransmission_goes_to_those_that_have_neither_granted_nor_refused() {
 fn a_new_attempt_replaces_the_one_under_way_with_a_higher_ballot() {
     let (mut proposer, first) = proposer_of(&founding().child(7));
     let _ = proposer.on_message(listed(2), refused(first, ballot(9, 2)));
-    let _ = proposer.propose(founding().child(8)).unwrap();
-    assert!(*proposer.proposing().unwrap() > ballot(9, 2));
+    let _ = proposer.propose(founding().child(8)).expect("it may propose");
+    assert!(*proposer.proposing().expect("it proposes") > ballot(9, 2));
     assert_eq!(proposer.refused_by(), None);
     assert!(proposer.on_message(listed(3), promise(first, None)).is_none(), "an answer to the first one");
 }

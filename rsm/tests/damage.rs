@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster::{Cluster, free_endpoints, run, status};
+use nvm_log::{Options, Outcome, Recovery, Store};
 use rsm::{Handle, Identity, Rejection, Standing};
 use tokio::task::JoinHandle;
 
@@ -131,6 +132,12 @@ impl Stage {
         OpenOptions::new().read(true).write(true).open(path).expect("the member's store")
     }
 
+    /// What the next start of a member that is down will find.
+    fn opened(&self, id: u64) -> Recovery {
+        let options = Options { ring_bytes: 16 << 20, ..Options::default() };
+        Store::open(&self.dir.path().join(id.to_string()), &options).expect("it opens").1
+    }
+
     fn load(&self, without: u64, words: usize) -> Load {
         let others = self.cluster.members.iter().filter(|(id, _)| **id != without);
         Load::start(others.map(|(_, member)| member.handle.clone()).collect(), words)
@@ -210,65 +217,52 @@ fn spoil(store: &File, at: u64) {
     store.write_all_at(&[0x5a; BLOCK as usize], at / BLOCK * BLOCK).expect("within the store");
 }
 
+/// A backup with so many words in its log is down, and what this does to the log is found when it starts. Returns its identity before
+/// and after.
+fn survives_in_the_log(words: usize, damage: impl FnOnce(&File, u64)) -> (Identity, Identity) {
+    run(async {
+        let stage = Stage::with_words(words).await;
+        let spoil_log = |stage: &Stage, id| {
+            let store = stage.store(id);
+            damage(&store, ring_end(&store));
+            let outcome = stage.opened(id).outcome;
+            assert!(matches!(outcome, Outcome::Corrupt { .. }), "nothing to repair: {outcome:?}");
+        };
+        stage.survives(words, spoil_log).await
+    })
+}
+
 #[test]
 fn a_damaged_block_in_the_log_is_repaired_from_the_others_while_they_serve() {
-    run(async {
-        let stage = Stage::with_words(30).await;
-        let (before, after) = stage
-            .survives(30, |stage, id| {
-                let store = stage.store(id);
-                spoil(&store, RING + (ring_end(&store) - RING) / 2);
-            })
-            .await;
-        assert_eq!(before, after, "the same store");
-    });
+    let (before, after) = survives_in_the_log(30, |store, end| spoil(store, RING + (end - RING) / 2));
+    assert_eq!(before, after, "the same store");
 }
 
 #[test]
 fn two_damaged_blocks_are_repaired() {
-    run(async {
-        let stage = Stage::with_words(30).await;
-        let (before, after) = stage
-            .survives(30, |stage, id| {
-                let store = stage.store(id);
-                let used = ring_end(&store) - RING;
-                spoil(&store, RING + used / 4);
-                spoil(&store, RING + used / 4 * 3);
-            })
-            .await;
-        assert_eq!(before, after, "the same store");
+    let (before, after) = survives_in_the_log(30, |store, end| {
+        spoil(store, RING + (end - RING) / 4);
+        spoil(store, RING + (end - RING) / 4 * 3);
     });
+    assert_eq!(before, after, "the same store");
 }
 
 #[test]
 fn where_the_logs_end_is_lost_a_member_begins_anew_as_another_incarnation() {
-    run(async {
-        let stage = Stage::with_words(30).await;
-        let (before, after) = stage
-            .survives(30, |stage, id| {
-                let store = stage.store(id);
-                let end = ring_end(&store);
-                spoil(&store, end - 2 * BLOCK);
-                spoil(&store, end - BLOCK);
-            })
-            .await;
-        assert_ne!(before.incarnation, after.incarnation);
+    let (before, after) = survives_in_the_log(30, |store, end| {
+        spoil(store, end - 2 * BLOCK);
+        spoil(store, end - BLOCK);
     });
+    assert_ne!(before.incarnation, after.incarnation);
 }
 
 #[test]
 fn where_the_whole_log_is_lost_a_member_begins_anew_as_another_incarnation() {
-    run(async {
-        let stage = Stage::with_words(10).await;
-        let (before, after) = stage
-            .survives(10, |stage, id| {
-                let store = stage.store(id);
-                let zeros = vec![0; usize::try_from(ring_end(&store) - RING).expect("a small log")];
-                store.write_all_at(&zeros, RING).expect("within the store");
-            })
-            .await;
-        assert_ne!(before.incarnation, after.incarnation);
+    let (before, after) = survives_in_the_log(10, |store, end| {
+        let zeros = vec![0; usize::try_from(end - RING).expect("a small log")];
+        store.write_all_at(&zeros, RING).expect("within the store");
     });
+    assert_ne!(before.incarnation, after.incarnation);
 }
 
 #[test]
@@ -281,6 +275,7 @@ fn members_that_are_all_damaged_in_different_places_repair_each_other() {
         for (id, eighth) in [(1, 2), (2, 4), (3, 6)] {
             let store = stage.store(id);
             spoil(&store, RING + (ring_end(&store) - RING) / 8 * eighth);
+            assert!(matches!(stage.opened(id).outcome, Outcome::Corrupt { .. }));
         }
         stage.cluster.start_all().await;
         stage.add(31, 31).await;
@@ -327,8 +322,9 @@ fn a_damaged_snapshot_gives_way_to_the_one_before_and_its_log() {
         let stage = Stage::with(100, 32 << 10).await;
         let (before, after) = stage
             .survives(100, |stage, id| {
-                let [(_, newest), _] = snapshots(stage, id);
+                let [(_, newest), (older, _)] = snapshots(stage, id);
                 spoil(&newest, BLOCK);
+                assert_eq!(stage.opened(id).snapshot.map(|(meta, _)| meta.op), Some(older));
             })
             .await;
         assert_eq!(before, after);
@@ -358,9 +354,8 @@ fn a_scrub_finds_damage_in_the_log_of_a_member_that_runs_and_it_is_stored_again(
         stage.add(31, 31).await;
         let before = stage.cluster.handle(id).identity();
         stage.cluster.kill(id).await;
-        let options = nvm_log::Options { ring_bytes: 16 << 20, ..nvm_log::Options::default() };
-        let (_, recovery) = nvm_log::Store::open(&stage.dir.path().join(id.to_string()), &options).expect("it opens");
-        assert_eq!(recovery.outcome, nvm_log::Outcome::Clean);
+        let recovery = stage.opened(id);
+        assert_eq!(recovery.outcome, Outcome::Clean);
         assert!(recovery.frames.len() >= 32, "a barrier and the words");
         stage.cluster.restart(id).await;
         assert_eq!(stage.in_sync(id).await, before);

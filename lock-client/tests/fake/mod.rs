@@ -1,6 +1,5 @@
 //! A small cluster for the client's tests: real sockets, one table in memory, and switches for what can go wrong.
 #![allow(dead_code, reason = "each user uses its part")]
-#![allow(clippy::unwrap_used, reason = "it is a test, also where an example measures against it")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -208,7 +207,7 @@ impl Control {
     /// Ends every tenure of that lock by force.
     pub(crate) fn force(&self, name: &str) {
         let mut table = self.table.lock();
-        let entry = table.locks.get_mut(name).unwrap();
+        let entry = table.locks.get_mut(name).expect("it is held");
         let holders = std::mem::take(&mut entry.holders);
         entry.forced.extend(holders.into_iter().map(|(place, token)| (place.0, token)));
     }
@@ -260,17 +259,17 @@ impl Cluster {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let of_thread = Arc::clone(&control);
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
                 for member in 0..members {
                     let address = listen(Arc::clone(&of_thread), member, "127.0.0.1:0").await;
                     of_thread.addresses.lock().push(address);
                 }
-                ready.send(tokio::runtime::Handle::current()).unwrap();
+                ready.send(tokio::runtime::Handle::current()).expect("the thread is there");
                 drop(stopped.await);
             });
         });
-        Cluster { control, handle: started.recv().unwrap(), _stop: stop }
+        Cluster { control, handle: started.recv().expect("the thread is there"), _stop: stop }
     }
 
     pub(crate) fn addresses(&self) -> Vec<String> {
@@ -281,12 +280,12 @@ impl Cluster {
     pub(crate) async fn restart(&self, member: usize) {
         let address = self.addresses()[member].clone();
         let control = Arc::clone(&self.control);
-        self.handle.spawn(async move { listen(control, member, &address).await }).await.unwrap();
+        self.handle.spawn(async move { listen(control, member, &address).await }).await.expect("it listens");
     }
 }
 
 async fn listen(control: Arc<Control>, member: usize, address: &str) -> String {
-    let endpoint: Endpoint = address.parse().unwrap();
+    let endpoint: Endpoint = address.parse().expect("as it is written");
     let until = Instant::now() + Duration::from_secs(10);
     let listener = loop {
         match Listener::bind(&endpoint).await {
@@ -295,11 +294,11 @@ async fn listen(control: Arc<Control>, member: usize, address: &str) -> String {
         }
         tokio::task::yield_now().await;
     };
-    let address = listener.address().unwrap().to_string();
+    let address = listener.address().expect("it has one").to_string();
     let of_task = Arc::clone(&control);
     let task = tokio::spawn(async move {
         loop {
-            let connection = listener.accept().await.unwrap();
+            let connection = listener.accept().await.expect("a connection");
             let serving = tokio::spawn(serve(Arc::clone(&of_task), member, connection));
             of_task.tasks.lock().entry(member).or_default().push(serving.abort_handle());
         }

@@ -17,10 +17,11 @@ pub(crate) struct Members {
 
 /// Starts those with these ids. The others are in the view, and nobody is there.
 pub(crate) fn start(ids: &[u64]) -> Members {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let any: Endpoint = "127.0.0.1:0".parse().unwrap();
-    let listeners: Vec<Listener> = ids.iter().map(|_| runtime.block_on(Listener::bind(&any)).unwrap()).collect();
-    let mut addresses: Vec<String> = listeners.iter().map(|it| it.address().unwrap().to_string()).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let any: Endpoint = "127.0.0.1:0".parse().expect("as it is written");
+    let listeners: Vec<Listener> =
+        ids.iter().map(|_| runtime.block_on(Listener::bind(&any)).expect("a free port")).collect();
+    let mut addresses: Vec<String> = listeners.iter().map(|it| it.address().expect("it has one").to_string()).collect();
     addresses.resize(3, "127.0.0.1:1".to_owned());
     for (id, listener) in ids.iter().zip(listeners) {
         runtime.spawn(serve(listener, Member { id: *id, addresses: addresses.clone() }));
@@ -32,11 +33,14 @@ pub(crate) fn start(ids: &[u64]) -> Members {
 
 async fn serve(listener: Listener, member: Member) {
     loop {
-        let mut connection = listener.accept().await.unwrap();
+        let mut connection = listener.accept().await.expect("a connection");
         let member = member.clone();
         tokio::spawn(async move {
-            connection.read_hello().await.unwrap();
-            connection.welcome(&Welcome::Accepted { cluster: 7, member: member.id }).await.unwrap();
+            connection.read_hello().await.expect("a hello");
+            connection
+                .welcome(&Welcome::Accepted { cluster: 7, member: member.id })
+                .await
+                .expect("the caller is there");
             let channel = BaseChannel::with_defaults(wire::transport(connection));
             channel.execute(member.serve()).for_each(|handler| handler).await;
         });

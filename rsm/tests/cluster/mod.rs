@@ -243,7 +243,7 @@ pub(crate) async fn status(handle: &Handle, is: impl FnMut(&Arc<Status>) -> bool
     Arc::clone(&status)
 }
 
-pub(crate) fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await.expect("in time") });
+    runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await.expect("in time") })
 }
