@@ -110,6 +110,14 @@ impl LockClient {
         self.client.abandon();
     }
 
+    /// See [`crate::LockClient::abandon_now`].
+    ///
+    /// # Errors
+    /// See [`CloseError`].
+    pub fn abandon_now(&self) -> Result<(), CloseError> {
+        block_on(self.client.abandon_now())
+    }
+
     /// See [`crate::LockClient::locks`].
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use lock_protocol::{
-    Activity, Answer, ForceRelease, ForcedTenure, LockEntry, LockName, MemberChange, MemberStatus, Mode,
+    Activity, Answer, ForceRelease, ForcedTenure, KeptLocks, LockEntry, LockName, MemberChange, MemberStatus, Mode,
     PAGE_MAX_ENTRIES, Query, Refusal, SessionId,
 };
 use tokio::runtime::Runtime;
@@ -177,6 +177,27 @@ impl LockClient {
         self.shared().end(Stage::Closed);
     }
 
+    /// As [`LockClient::abandon`], and the server ends the session at once instead of waiting for its lease: what an expiry
+    /// brings with it (the lock delay, recovery) begins now. Guards are invalid before it is asked; a hook that runs is not waited for.
+    ///
+    /// # Errors
+    /// No primary confirmed it: then it is abandoned as a crash is.
+    pub async fn abandon_now(&self) -> Result<(), CloseError> {
+        self.shared().abandon_now().await
+    }
+
+    /// Dead sessions whose exclusive locks are not free yet, by session, from after one on; and whether there are more.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub async fn kept_page(&self, after: Option<SessionId>) -> Result<(Vec<KeptLocks>, bool), QueryError> {
+        let limit = u32::try_from(PAGE_MAX_ENTRIES).unwrap_or(u32::MAX);
+        match self.query(Query::Kept { after, limit }).await? {
+            Answer::Kept { entries, more } => Ok((entries, more)),
+            _ => Err(QueryError::Refused("the server answered another question".into())),
+        }
+    }
+
     /// The session's id, as `lockctl inspect` shows it.
     pub fn session(&self) -> SessionId {
         self.shared().session_id()
@@ -218,7 +239,7 @@ impl LockClient {
         let limit = u32::try_from(limit.min(PAGE_MAX_ENTRIES)).unwrap_or(u32::MAX);
         match self.query(Query::Locks { prefix: prefix.to_owned(), after, limit }).await? {
             Answer::Locks { entries, more } => Ok((entries, more)),
-            Answer::Inspect(_) | Answer::Forced(_) => {
+            Answer::Inspect(_) | Answer::Forced(_) | Answer::Kept { .. } => {
                 Err(QueryError::Refused("the server answered another question".into()))
             }
         }
@@ -231,7 +252,7 @@ impl LockClient {
     pub async fn inspect(&self, name: impl AsRef<str>) -> Result<LockEntry, QueryError> {
         match self.query(Query::Inspect { name: LockName::new(name)? }).await? {
             Answer::Inspect(entry) => Ok(entry),
-            Answer::Locks { .. } | Answer::Forced(_) => {
+            Answer::Locks { .. } | Answer::Forced(_) | Answer::Kept { .. } => {
                 Err(QueryError::Refused("the server answered another question".into()))
             }
         }

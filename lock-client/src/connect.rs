@@ -5,7 +5,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lock_protocol::{ClientIdentity, LEASE_MAX, LEASE_MIN, LockServiceClient, Open};
+use lock_protocol::{
+    ClientIdentity, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockServiceClient, Open, OpenWith, Opened, Refusal,
+    SessionOptions,
+};
+use tarpc::client::RpcError;
 use tokio::sync::oneshot;
 use wire::Endpoint;
 
@@ -32,6 +36,7 @@ pub struct Builder {
     endpoints: Vec<String>,
     name: String,
     lease: Duration,
+    lock_delay: Duration,
     connect_timeout: Duration,
     flush_limit: Duration,
     limits: CacheLimits,
@@ -43,6 +48,7 @@ impl Builder {
             endpoints,
             name: std::env::args().next().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned(),
             lease: Duration::from_secs(15),
+            lock_delay: Duration::ZERO,
             connect_timeout: Duration::from_secs(10),
             flush_limit: Duration::from_secs(10),
             limits: CacheLimits { locks: 100_000, idle_ns: nanoseconds(Duration::from_secs(3600)) },
@@ -61,6 +67,15 @@ impl Builder {
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.clamp(LEASE_MIN, LEASE_MAX);
+        self
+    }
+
+    /// For how long this client's exclusive locks are withheld from others after its session has expired or was abandoned, not after
+    /// it was closed or gave them back; at first not at all, at most [`LOCK_DELAY_MAX`]. For resources that cannot check fencing
+    /// tokens: what this client had sent to them then has time to arrive.
+    #[must_use]
+    pub fn lock_delay(mut self, delay: Duration) -> Self {
+        self.lock_delay = delay.min(LOCK_DELAY_MAX);
         self
     }
 
@@ -112,7 +127,8 @@ impl Builder {
         answer: oneshot::Sender<Result<LockClient, ConnectError>>,
     ) {
         let opening = Opening::new(self.open_message());
-        let search = Search { opening, limit: self.connect_timeout, started: Instant::now() };
+        let options = self.options();
+        let search = Search { opening, options, limit: self.connect_timeout, started: Instant::now() };
         let opened = match search.run(&mut route).await {
             Ok(opened) => opened,
             // Whoever gave up waiting for the answer does not need it.
@@ -127,6 +143,11 @@ impl Builder {
         drop(answer.send(Ok(LockClient::new(Arc::clone(&shared), runtime))));
         let clerk = Clerk { shared, route, nonce: opened.nonce };
         clerk.run((opened.endpoint, opened.service, opened.ends)).await;
+    }
+
+    fn options(&self) -> SessionOptions {
+        let lock_delay_ms = u64::try_from(self.lock_delay.as_millis()).unwrap_or(u64::MAX);
+        SessionOptions { lock_delay_ms, recovery: None }
     }
 
     fn open_message(&self) -> Open {
@@ -145,6 +166,7 @@ fn cut(text: &str) -> String {
 
 struct Search {
     opening: Opening,
+    options: SessionOptions,
     limit: Duration,
     started: Instant,
 }
@@ -174,7 +196,7 @@ impl Search {
                     continue;
                 }
             };
-            let call = service.open(context(), self.opening.transmit(Clocks::now()));
+            let call = open(&service, self.opening.transmit(Clocks::now()), &self.options);
             let step = match called(tokio::time::timeout(OPEN_TIMEOUT.min(left), call).await, "an open") {
                 Ok(answer) => self.opening.on_answer(answer, Clocks::now(), rand::random()),
                 Err(answer) => OpenStep::Again { answer, hint: None },
@@ -190,4 +212,16 @@ impl Search {
             }
         }
     }
+}
+
+/// Without options it is the message that every release knows.
+async fn open(
+    service: &LockServiceClient,
+    open: Open,
+    options: &SessionOptions,
+) -> Result<Result<Opened, Refusal>, RpcError> {
+    if *options == SessionOptions::default() {
+        return service.open(context(), open).await;
+    }
+    service.open_with(context(), OpenWith { open, options: options.clone() }).await
 }

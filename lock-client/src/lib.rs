@@ -87,9 +87,9 @@ pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, 
 pub use fenced::{FencedStore, StaleToken};
 pub use guard::LockGuard;
 pub use lock_protocol::{
-    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, Holder, LEASE_MAX, LEASE_MIN, LockEntry, LockName,
-    MemberChange, MemberStatus, Mode, NameError, Query, Refusal, Role, SessionId, ViewMember, ViewSummary, Waiter,
-    lease_margin,
+    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, Holder, KeptLocks, LEASE_MAX, LEASE_MIN,
+    LOCK_DELAY_MAX, LockEntry, LockName, MemberChange, MemberStatus, Mode, NameError, Query, Refusal, Role, SessionId,
+    ViewMember, ViewSummary, Waiter, lease_margin,
 };
 pub use releaser::Revocation;
 pub use wire::{Endpoint, EndpointError};

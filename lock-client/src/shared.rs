@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use lock_protocol::{LockName, LockServiceClient, Notice, Outcome, Refusal, Renewed, Request, SessionId};
+use lock_protocol::{LockName, LockServiceClient, Notice, Outcome, Refusal, Renewed, Request, SessionEnd, SessionId};
 use tarpc::client::RpcError;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -189,14 +189,36 @@ impl Shared {
         if let Stage::Closed = self.flush_all().await? {
             return Ok(());
         }
+        let session = self.session_id();
+        let close =
+            move |service: LockServiceClient| async move { service.close(crate::dial::context(), session).await };
+        self.leave_server(close).await
+    }
+
+    /// Ends guards and waiters, flushes nothing, and ends the session at the server as an expiry would.
+    pub(crate) async fn abandon_now(&self) -> Result<(), CloseError> {
+        self.stage.fetch_max(Stage::Closing as u8, Ordering::SeqCst);
+        match self.stage() {
+            Stage::Closed => return Ok(()),
+            Stage::Lost => return Err(CloseError::SessionLost),
+            Stage::Open | Stage::Closing | Stage::Leaving => {}
+        }
+        fate::begin_close(&mut { self }, false);
+        let session = self.session_id();
+        let abandon = move |service: LockServiceClient| async move {
+            service.end(crate::dial::context(), session, SessionEnd::Abandoned).await
+        };
+        self.leave_server(abandon).await
+    }
+
+    /// Asks the primary to end the session, then ends it on this side.
+    async fn leave_server<Fut>(&self, ask: impl Fn(LockServiceClient) -> Fut) -> Result<(), CloseError>
+    where
+        Fut: Future<Output = Result<Result<(), Refusal>, RpcError>>,
+    {
         self.stage.fetch_max(Stage::Leaving as u8, Ordering::SeqCst);
         let lease = self.session.lock().lease();
-        let session = self.session_id();
-        let closed = self
-            .call(lease, move |service: LockServiceClient| async move {
-                service.close(crate::dial::context(), session).await
-            })
-            .await;
+        let closed = self.call(lease, ask).await;
         let lost = self.ending() == Some(AcquireError::SessionLost);
         self.end(Stage::Closed);
         match closed {

@@ -30,6 +30,7 @@ mod ids;
 mod members;
 mod notice;
 mod query;
+mod recovery;
 mod service;
 mod session;
 
@@ -39,12 +40,15 @@ pub use ids::{FencingToken, LockName, Mode, NameError, RequestNumber, SessionId}
 pub use members::MemberChange;
 pub use notice::{NOTICES_MAX, Notice};
 pub use query::{
-    Activity, Answer, Holder, LockEntry, MemberStatus, PAGE_MAX_ENTRIES, Query, Role, ViewMember, ViewSummary, Waiter,
+    Activity, Answer, Holder, KeptLocks, LockEntry, MemberStatus, PAGE_MAX_ENTRIES, Query, Role, ViewMember,
+    ViewSummary, Waiter,
 };
+pub use recovery::{GroupName, RecoveryGroup};
 pub use service::{
     LockCallback, LockCallbackClient, LockCallbackRequest, LockCallbackResponse, LockService, LockServiceClient,
     LockServiceRequest, LockServiceResponse, Refusal,
 };
 pub use session::{
-    ClientIdentity, KeepAlive, LEASE_MAX, LEASE_MIN, Open, Opened, Renewed, lease_margin, tick_interval,
+    ClientIdentity, KeepAlive, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, Open, OpenWith, Opened, Renewed, SessionEnd,
+    SessionOptions, lease_margin, tick_interval,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FencingToken, ForcedTenure, LockName, Mode, SessionId};
+use crate::{FencingToken, ForcedTenure, GroupName, LockName, Mode, SessionId};
 
 /// The most entries in one answer; the next page starts after the last.
 pub const PAGE_MAX_ENTRIES: usize = 1000;
@@ -29,6 +29,13 @@ pub enum Query {
         /// Its name.
         name: LockName,
     },
+    /// Dead sessions whose exclusive locks are not free yet, by session.
+    Kept {
+        /// Only sessions above it.
+        after: Option<SessionId>,
+        /// At most so many, capped at [`PAGE_MAX_ENTRIES`].
+        limit: u32,
+    },
 }
 
 /// The answer to a [`Query`].
@@ -45,6 +52,32 @@ pub enum Answer {
     Inspect(LockEntry),
     /// By session, at most [`PAGE_MAX_ENTRIES`].
     Forced(Vec<ForcedTenure>),
+    /// A page, and whether there are more.
+    Kept {
+        /// By session, ascending.
+        entries: Vec<KeptLocks>,
+        /// Ask again after the last.
+        more: bool,
+    },
+}
+
+/// The exclusive locks of a dead session, and why they are not free.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptLocks {
+    /// Whose they were.
+    pub session: SessionId,
+    /// Its name for people.
+    pub client: String,
+    /// Its host.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// How many it still holds.
+    pub locks: u64,
+    /// What is left of its lock delay, in service time, ms.
+    pub delay_left_ms: u64,
+    /// Who has to recover it; none where nobody has, or it is done.
+    pub group: Option<GroupName>,
 }
 
 /// A lock as people see it.

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Activity, Answer, ForceRelease, ForcedTenure, KeepAlive, MemberChange, MemberStatus, Notice, Open, Opened, Outcome,
-    Query, Renewed, SessionId, Submission,
+    Activity, Answer, ForceRelease, ForcedTenure, KeepAlive, MemberChange, MemberStatus, Notice, Open, OpenWith,
+    Opened, Outcome, Query, Renewed, SessionEnd, SessionId, Submission,
 };
 
 /// Nothing was executed for certain only where the variant says so; otherwise send again, under the same numbers.
@@ -59,6 +59,10 @@ pub trait LockService {
     async fn change_members(change: MemberChange) -> Result<u64, Refusal>;
     /// Tells what this member's tables hold; none where it has no state, or too much to do to say.
     async fn activity() -> Option<Activity>;
+    /// Opens a session with options.
+    async fn open_with(open: OpenWith) -> Result<Opened, Refusal>;
+    /// Ends a session, and says how. A session that is gone is no error.
+    async fn end(session: SessionId, end: SessionEnd) -> Result<(), Refusal>;
 }
 
 /// What a client answers on its callback connection.

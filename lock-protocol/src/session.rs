@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Notice, RequestNumber, SessionId};
+use crate::{Notice, RecoveryGroup, RequestNumber, SessionId};
 
 /// The shortest lease.
 pub const LEASE_MIN: Duration = Duration::from_millis(500);
 /// The longest lease.
 pub const LEASE_MAX: Duration = Duration::from_secs(3600);
+/// The longest lock delay.
+pub const LOCK_DELAY_MAX: Duration = Duration::from_secs(3600);
 
 /// How much before the lease's end, counted from the send time, the client takes it as over: a tenth, at least 50 ms.
 pub fn lease_margin(lease: Duration) -> Duration {
@@ -45,6 +47,35 @@ pub struct Open {
     pub lease_ms: u64,
     /// For people.
     pub identity: ClientIdentity,
+}
+
+/// What a session may ask for besides, fixed when it is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionOptions {
+    /// For so long its exclusive locks are withheld from others after it has expired or was abandoned, in service time, ms; cut to
+    /// [`LOCK_DELAY_MAX`]. It gives what the dead one had sent time to arrive where nothing checks fencing tokens (Burrows, OSDI 2006,
+    /// section 2.4). Not after a release, nor after a close in order.
+    pub lock_delay_ms: u64,
+    /// Who recovers what it leaves behind.
+    pub recovery: Option<RecoveryGroup>,
+}
+
+/// [`Open`], with options. Those of the first transmission count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenWith {
+    /// The session.
+    pub open: Open,
+    /// What else it asks for.
+    pub options: SessionOptions,
+}
+
+/// How a client ends its session. Append-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionEnd {
+    /// All that its locks protect was flushed while the lease was in force: they are free at once.
+    Flushed,
+    /// Like an expiry: lock delay and recovery apply.
+    Abandoned,
 }
 
 /// The session.

@@ -46,6 +46,7 @@ mod failure;
 mod force;
 mod generate;
 mod group;
+mod kept;
 mod launch;
 mod locks;
 mod members;

@@ -1,11 +1,14 @@
 //! Who holds what.
 
-use lock_client::{Answer, ForcedTenure, LockEntry, LockName, Mode, Query};
+use std::collections::BTreeSet;
+
+use lock_client::{Answer, ForcedTenure, KeptLocks, LockEntry, LockName, Mode, Query, SessionId};
 use serde::Serialize;
 
 use crate::arguments::Common;
 use crate::dispatch::{close, connect_to_ask, print, print_json};
 use crate::failure::{Failure, exit};
+use crate::kept;
 use crate::table::{Align, Table, age};
 use crate::waiting::holder;
 
@@ -13,12 +16,16 @@ use crate::waiting::holder;
 pub(crate) async fn list(prefix: &str, common: &Common) -> Result<u8, Failure> {
     let client = connect_to_ask(common).await?;
     let entries = client.locks(prefix).await;
+    let kept = kept::all(&client).await;
     close(&client).await;
     let entries = entries?;
+    let holders: BTreeSet<SessionId> =
+        entries.iter().flat_map(|entry| &entry.holders).map(|holder| holder.session).collect();
+    let kept = kept::of(kept?, |session| holders.contains(&session));
     if common.json {
         print_json(&entries)?;
     } else {
-        print(&lock_table(&entries));
+        print(&(lock_table(&entries) + &kept::text(&kept)));
     }
     Ok(exit::OK)
 }
@@ -28,15 +35,17 @@ pub(crate) async fn inspect(name: &LockName, common: &Common) -> Result<u8, Fail
     let client = connect_to_ask(common).await?;
     let entry = client.inspect(name.as_str()).await;
     let forced = client.query(Query::Forced { name: name.clone() }).await;
+    let kept = kept::all(&client).await;
     close(&client).await;
     let entry = entry?;
+    let kept = kept::of(kept?, |session| entry.holders.iter().any(|holder| holder.session == session));
     let Answer::Forced(forced) = forced? else {
         return Err(Failure::new(exit::UNAVAILABLE, "the server answered another question"));
     };
     if common.json {
-        print_json(&Inspected { entry: &entry, forced: &forced })?;
+        print_json(&Inspected { entry: &entry, forced: &forced, kept: &kept })?;
     } else {
-        print(&(details(&entry) + &withheld(&forced)));
+        print(&(details(&entry) + &withheld(&forced) + &kept::text(&kept)));
     }
     Ok(exit::OK)
 }
@@ -65,13 +74,15 @@ fn lock_table(entries: &[LockEntry]) -> String {
     table.render()
 }
 
-/// One lock, for programs; without force it is as it always was.
+/// One lock, for programs; without force, and with a holder that lives, it is as it always was.
 #[derive(Serialize)]
 struct Inspected<'a> {
     #[serde(flatten)]
     entry: &'a LockEntry,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     forced: &'a [ForcedTenure],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    kept: &'a [KeptLocks],
 }
 
 /// A line for each tenure that was ended by force.
@@ -181,7 +192,8 @@ mod tests {
         let forced = [ForcedTenure { session: SessionId(3), withheld_ms: Some(1_500) }];
         let line = "session 3: ended by force, not confirmed; withheld for 1.5 s more at most\n";
         assert_eq!((withheld(&forced).as_str(), withheld(&[])), (line, String::new()));
-        let json = |forced| serde_json::to_string(&Inspected { entry: &entry(), forced }).expect("plain data");
+        let json =
+            |forced| serde_json::to_string(&Inspected { entry: &entry(), forced, kept: &[] }).expect("plain data");
         assert_eq!(json(&[]), serde_json::to_string(&entry()).expect("plain data"));
         assert!(json(&forced).ends_with(r#","forced":[{"session":3,"withheld_ms":1500}]}"#));
     }

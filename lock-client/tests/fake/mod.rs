@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use lock_protocol::{
     Activity, Answer, Command, FencingToken, ForceRelease, ForcedTenure, Holder, KeepAlive, LockCallbackClient,
-    LockEntry, LockName, LockService, MemberChange, MemberStatus, Mode, Notice, Open, Opened, Outcome, Query, Refusal,
-    Renewed, Request, RequestNumber, Requeued, Role, SessionId, Submission, Waiter,
+    LockEntry, LockName, LockService, MemberChange, MemberStatus, Mode, Notice, Open, OpenWith, Opened, Outcome, Query,
+    Refusal, Renewed, Request, RequestNumber, Requeued, Role, SessionEnd, SessionId, Submission, Waiter,
 };
 use parking_lot::Mutex;
 use tarpc::context::Context;
@@ -366,6 +366,14 @@ impl LockService for Server {
         Ok(Opened { session, lease_ms })
     }
 
+    async fn open_with(self, context: Context, open: OpenWith) -> Result<Opened, Refusal> {
+        self.open(context, open.open).await
+    }
+
+    async fn end(self, context: Context, session: SessionId, _: SessionEnd) -> Result<(), Refusal> {
+        self.close(context, session).await
+    }
+
     async fn submit(self, _: Context, submission: Submission) -> Result<Vec<Outcome>, Refusal> {
         self.check_primary()?;
         self.control.submissions.fetch_add(1, Ordering::SeqCst);
@@ -431,6 +439,7 @@ impl LockService for Server {
         };
         Ok(match query {
             Query::Forced { .. } => Answer::Forced(Vec::new()),
+            Query::Kept { .. } => Answer::Kept { entries: Vec::new(), more: false },
             Query::Inspect { name } => {
                 Answer::Inspect(show(&name, table.locks.get(&name).unwrap_or(&Entry::default())))
             }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lock_protocol::{
-    Activity, Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberChange, MemberStatus, Open, Opened,
-    Outcome, Query, Refusal, Renewed, SessionId, Submission,
+    Activity, Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberChange, MemberStatus, Open, OpenWith,
+    Opened, Outcome, Query, Refusal, Renewed, SessionEnd, SessionId, Submission,
 };
 use rsm::{Change, ChangeError, Kind, MemberId};
 use tarpc::context::Context;
@@ -26,6 +26,11 @@ pub(super) struct Service(pub(super) Arc<Edge>);
 impl LockService for Service {
     async fn open(self, _: Context, open: Open) -> Result<Opened, Refusal> {
         let work = async { answers::opened(&self.submit_one(Op::Open(open)).await?) };
+        self.count(Request::Open, work).await
+    }
+
+    async fn open_with(self, _: Context, open: OpenWith) -> Result<Opened, Refusal> {
+        let work = async { answers::opened(&self.submit_one(Op::OpenWith(open)).await?) };
         self.count(Request::Open, work).await
     }
 
@@ -53,6 +58,11 @@ impl LockService for Service {
 
     async fn close(self, _: Context, session: SessionId) -> Result<(), Refusal> {
         let work = async { answers::closed(&self.submit_one(Op::Close { session }).await?) };
+        self.count(Request::Close, work).await
+    }
+
+    async fn end(self, _: Context, session: SessionId, end: SessionEnd) -> Result<(), Refusal> {
+        let work = async { answers::closed(&self.submit_one(Op::End { session, end }).await?) };
         self.count(Request::Close, work).await
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lock_protocol::{LockName, Open, Opened, RequestNumber, SessionId};
+use lock_protocol::{LockName, Open, Opened, RequestNumber, SessionId, SessionOptions};
 use rsm::{SnapshotPart, StateMachine};
 
 use super::effects::Effects;
@@ -117,17 +117,19 @@ impl Machine {
 
     fn dispatch(&mut self, op: Op) -> Reply {
         match op {
-            Op::Open(open) => self.on_open(open),
+            Op::Open(open) => self.on_open(open, SessionOptions::default()),
+            Op::OpenWith(with) => self.on_open(with.open, with.options),
             Op::Request { session, floor, request } => Reply::Outcome(self.on_request(session, floor, &request)),
             Op::Tick { elapsed_us, keep_alives } => self.on_tick(elapsed_us, &keep_alives),
             Op::Sweep => self.on_sweep(),
             Op::Close { session } => self.on_close(session),
+            Op::End { session, end } => self.on_end(session, end),
             Op::Read(query) => Reply::Answer(self.on_read(&query)),
             Op::ForceRelease(force) => self.on_force(&force),
         }
     }
 
-    fn on_open(&mut self, open: Open) -> Reply {
+    fn on_open(&mut self, open: Open, options: SessionOptions) -> Reply {
         if let Some((session, entry)) = self.sessions.by_nonce(open.nonce)
             && !self.mutation.is(Mutant::IgnoresNonce)
         {
@@ -137,7 +139,7 @@ impl Machine {
             return Reply::Busy(format!("at most {} sessions", self.limits.sessions));
         }
         self.statistics.opened += 1;
-        let lease = self.sessions.open(self.applied, self.time, open).lease;
+        let lease = self.sessions.open(self.applied, self.time, open, options).lease;
         Reply::Opened(Opened { session: SessionId(self.applied), lease_ms: lease_ms(lease) })
     }
 

@@ -28,6 +28,8 @@
 //! **Force.** An operator ends a tenure by its token. It stays in the way of others until its holder confirms with a release, or until
 //! its lease and a cap have passed; the holder hears of it with every keep-alive until it confirms.
 //!
+//! **Lock delay.** The exclusive locks of a session that expired or was abandoned can stay held for a while, by its own wish.
+//!
 //! **Locks.** A lock exists while somebody holds it. Whoever finds it in the way joins the end of its queue; what frees it
 //! grants it to the head of the queue in the same op, and a waiting exclusive stops later shared ones. The token of a
 //! tenure is the number of the op that granted it. A holder who is alone, with nobody waiting, may turn its shared tenure into an exclusive
@@ -56,6 +58,7 @@
 mod apply;
 mod effects;
 mod force;
+mod kept;
 mod limits;
 mod lock;
 mod op;

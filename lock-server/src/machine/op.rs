@@ -5,7 +5,8 @@
 //! their last byte are refused as a whole: a half-understood op must not be half executed.
 
 use lock_protocol::{
-    Answer, ForceRelease, ForcedTenure, Open, Opened, Outcome, Query, Request, RequestNumber, SessionId,
+    Answer, ForceRelease, ForcedTenure, Open, OpenWith, Opened, Outcome, Query, Request, RequestNumber, SessionEnd,
+    SessionId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -45,14 +46,23 @@ pub enum Op {
     Read(Query),
     /// Ends a tenure by force. Reply: `Forced`, or `Busy`.
     ForceRelease(ForceRelease),
+    /// As `Open`, with options.
+    OpenWith(OpenWith),
+    /// Ends a session, as its client says. Reply: `Closed`, also where it was gone.
+    End {
+        /// Which.
+        session: SessionId,
+        /// How.
+        end: SessionEnd,
+    },
 }
 
 /// What an op is answered. Append-only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// To `Open`.
+    /// To `Open` and `OpenWith`.
     Opened(Opened),
-    /// To `Open` and `ForceRelease`: a limit on sessions is reached; nothing was executed.
+    /// To those that open a session, and to `ForceRelease`: a limit on sessions is reached; nothing was executed.
     Busy(String),
     /// To `Request`.
     Outcome(Outcome),
@@ -68,7 +78,7 @@ pub enum Reply {
         /// Another is needed.
         more: bool,
     },
-    /// To `Close`.
+    /// To `Close` and `End`.
     Closed,
     /// To `Read`.
     Answer(Answer),
@@ -153,7 +163,9 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FormatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lock_protocol::{Command, FencingToken, LockName, Mode};
+    use lock_protocol::{
+        ClientIdentity, Command, FencingToken, GroupName, LockName, Mode, RecoveryGroup, SessionOptions,
+    };
 
     fn release() -> Op {
         let command = Command::Release {
@@ -193,6 +205,18 @@ mod tests {
             Reply::TickedForced { gone: vec![], expired: 2, forced: vec![SessionId(9)] }.encode(),
             [1, 10, 0, 2, 1, 9]
         );
+    }
+
+    #[test]
+    fn the_bytes_of_a_logged_open_with_options_never_change() {
+        let open = Open { nonce: 1, lease_ms: 500, identity: ClientIdentity::default() };
+        assert_eq!(Op::Open(open.clone()).encode(), [1, 0, 1, 0xf4, 3, 0, 0, 0]);
+        let group = RecoveryGroup { name: GroupName::new("v").expect("a name"), required: true };
+        let options = SessionOptions { lock_delay_ms: 300, recovery: Some(group) };
+        let bytes = [1, 7, 1, 0xf4, 3, 0, 0, 0, 0xac, 2, 1, 1, b'v', 1];
+        assert_eq!(Op::OpenWith(OpenWith { open, options }).encode(), bytes);
+        assert_eq!(Op::End { session: SessionId(9), end: SessionEnd::Flushed }.encode(), [1, 8, 9, 0]);
+        assert_eq!(Op::End { session: SessionId(9), end: SessionEnd::Abandoned }.encode(), [1, 8, 9, 1]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ impl Machine {
     pub fn on_read(&self, query: &Query) -> Answer {
         match query {
             Query::Forced { name } => self.on_read_forced(name),
+            Query::Kept { after, limit } => self.on_read_kept(*after, *limit),
             Query::Locks { prefix, after, limit } => self.page(prefix, after.as_ref(), *limit),
             Query::Inspect { name } => Answer::Inspect(match self.table.get(name) {
                 Some(lock) => self.entry(name, lock),

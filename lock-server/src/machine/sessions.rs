@@ -6,11 +6,15 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
-use lock_protocol::{ClientIdentity, LEASE_MAX, LEASE_MIN, LockName, Open, RequestNumber, SessionId};
+use lock_protocol::{
+    ClientIdentity, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockName, Open, RequestNumber, SessionId, SessionOptions,
+};
 
 use super::force::Forced;
+use super::kept::{Kept, Swept};
 use super::statistics::Statistics;
 use super::time::ServiceTime;
 use super::versioned::Versioned;
@@ -29,6 +33,9 @@ pub(super) struct Session {
     pub(super) deadline_us: u64,
     pub(super) dead: bool,
     pub(super) identity: ClientIdentity,
+    pub(super) options: SessionOptions,
+    /// Of a dead one: what keeps its exclusive locks; none where nothing does.
+    pub(super) kept: Option<Kept>,
     pub(super) window: Window,
     /// The op that last changed this session; grants and renewals count.
     pub(super) changed: u64,
@@ -47,12 +54,38 @@ pub(super) struct Sessions {
     nonces: BTreeMap<u128, SessionId>,
     /// Of the living.
     deadlines: BTreeSet<(u64, SessionId)>,
+    /// To be swept.
     dead: BTreeSet<SessionId>,
+    /// Dead ones that keep locks, and the end of their lock delay while it is to come, service time, µs.
+    delayed: BTreeSet<(u64, SessionId)>,
+    kept: BTreeSet<SessionId>,
     /// Tenures that were ended by force and are still in the way of others, with the service time until which they are, µs.
     withheld: BTreeSet<(u64, SessionId, LockName)>,
     /// How many have this lease, the dead included.
     leases: BTreeMap<Duration, usize>,
     mutation: Mutation,
+}
+
+/// How a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// In order: it leaves nothing.
+    Closed,
+    /// By a tick.
+    Expired,
+    /// Like an expiry, between two ticks.
+    Abandoned,
+}
+
+impl Session {
+    pub(super) fn lock_delay(&self) -> Duration {
+        Duration::from_millis(self.options.lock_delay_ms)
+    }
+
+    /// Whether it is dead and there is nothing to sweep behind it for now.
+    pub(super) fn is_swept(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.swept == Swept::All)
+    }
 }
 
 impl Sessions {
@@ -103,7 +136,8 @@ impl Sessions {
     }
 
     /// Opens a session; its id is the op's number.
-    pub(super) fn open(&mut self, op: u64, now: ServiceTime, open: Open) -> &Session {
+    pub(super) fn open(&mut self, op: u64, now: ServiceTime, open: Open, mut options: SessionOptions) -> &Session {
+        options.lock_delay_ms = options.lock_delay_ms.min(LOCK_DELAY_MAX.as_millis() as u64);
         let lease = Duration::from_millis(open.lease_ms).clamp(LEASE_MIN, LEASE_MAX);
         let mut window = Window::default();
         window.raise_floor(RequestNumber(1));
@@ -117,6 +151,8 @@ impl Sessions {
                 host: cut(open.identity.host),
                 pid: open.identity.pid,
             },
+            options,
+            kept: None,
             window,
             changed: op,
             held: BTreeSet::new(),
@@ -129,7 +165,13 @@ impl Sessions {
     /// Puts a session into every order. A nonce whose session is dead opens a new one, and belongs to it from then on.
     pub(super) fn insert(&mut self, id: SessionId, session: Session) -> &Session {
         if session.dead {
-            self.dead.insert(id);
+            if !session.is_swept() {
+                self.dead.insert(id);
+            }
+            if let Some(kept) = &session.kept {
+                self.kept.insert(id);
+                self.delayed.insert((kept.until_us, id));
+            }
         } else {
             self.deadlines.insert((session.deadline_us, id));
             self.nonces.insert(session.nonce, id);
@@ -165,7 +207,7 @@ impl Sessions {
         let mut expired = 0;
         while let Some(&(_, id)) = self.deadlines.first().filter(|(deadline_us, _)| *deadline_us <= now.0) {
             statistics.lost += self.get(id).map_or(0, |session| session.held.len() as u64);
-            self.end(op, id);
+            self.end(op, id, Ending::Expired, now);
             expired += 1;
         }
         statistics.expired += expired;
@@ -173,11 +215,16 @@ impl Sessions {
     }
 
     /// Ends a session; does nothing where it is dead or unknown.
-    pub(super) fn end(&mut self, op: u64, id: SessionId) {
+    pub(super) fn end(&mut self, op: u64, id: SessionId, ending: Ending, now: ServiceTime) {
         let Some(session) = self.by_id.get_mut(&id).filter(|session| !session.dead) else { return };
         session.dead = true;
         session.changed = op;
         session.window = Window::default();
+        session.kept = session.keeps(ending, now);
+        if let Some(kept) = &session.kept {
+            self.kept.insert(id);
+            self.delayed.insert((kept.until_us, id));
+        }
         for (name, forced) in std::mem::take(&mut session.forced) {
             if let Some(until_us) = forced.withheld_until_us {
                 self.withheld.remove(&(until_us, id, name));
@@ -222,8 +269,52 @@ impl Sessions {
         self.dead.first().copied()
     }
 
+    /// The lock delay that ends first.
+    pub(super) fn first_delayed(&self) -> Option<(u64, SessionId)> {
+        self.delayed.first().copied()
+    }
+
+    /// Dead sessions that keep locks, by id.
+    pub(super) fn kept_after(&self, after: Option<SessionId>) -> impl Iterator<Item = (SessionId, &Session, &Kept)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let kept = self.kept.range((start, Bound::Unbounded));
+        kept.filter_map(|&id| self.get(id).and_then(|session| Some((id, session, session.kept.as_ref()?))))
+    }
+
+    /// The lock delay of a dead session is over: it is swept anew, and keeps nothing.
+    pub(super) fn end_delay(&mut self, op: u64, id: SessionId) {
+        let Some(session) = self.by_id.get_mut(&id) else { return };
+        let Some(kept) = session.kept.take() else { return };
+        session.changed = op;
+        self.delayed.remove(&(kept.until_us, id));
+        self.kept.remove(&id);
+        self.dead.insert(id);
+    }
+
+    /// The sweep leaves this lock of a dead session as it is.
+    pub(super) fn pass_over(&mut self, op: u64, id: SessionId, name: LockName) {
+        let Some(session) = self.by_id.get_mut(&id) else { return };
+        session.changed = op;
+        if let Some(kept) = &mut session.kept {
+            kept.swept = Swept::UpTo(name);
+        }
+    }
+
+    /// The sweep has come to the end of what a dead session has. Without locks it is forgotten.
+    pub(super) fn swept(&mut self, op: u64, id: SessionId) {
+        let Some(session) = self.by_id.get_mut(&id) else { return };
+        session.changed = op;
+        if session.held.is_empty() {
+            return self.forget(id);
+        }
+        if let Some(kept) = &mut session.kept {
+            kept.swept = Swept::All;
+        }
+        self.dead.remove(&id);
+    }
+
     /// Forgets a dead session that holds nothing and waits nowhere.
-    pub(super) fn forget(&mut self, id: SessionId) {
+    fn forget(&mut self, id: SessionId) {
         let Entry::Occupied(entry) = self.by_id.entry(id) else { return };
         let session = entry.remove();
         assert!(
@@ -231,6 +322,10 @@ impl Sessions {
             "session {id} is forgotten while it lives or has locks"
         );
         self.dead.remove(&id);
+        self.kept.remove(&id);
+        if let Some(kept) = &session.kept {
+            self.delayed.remove(&(kept.until_us, id));
+        }
         if self.nonces.get(&session.nonce) == Some(&id) {
             self.nonces.remove(&session.nonce);
         }

@@ -23,7 +23,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
-use lock_protocol::{ClientIdentity, FencingToken, LEASE_MAX, LEASE_MIN, LockName, Mode, RequestNumber, SessionId};
+use lock_protocol::{
+    ClientIdentity, FencingToken, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockName, Mode, RequestNumber, SessionId,
+    SessionOptions,
+};
 use rsm::SnapshotPart;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use super::Machine;
 use super::effects::Effects;
 use super::force::{FORCED_MAX, Forced};
+use super::kept::{Kept, Swept};
 use super::limits::Limits;
 use super::lock::{Lock, Many, Tenure};
 use super::queue::{Queue, Waiter};
@@ -44,7 +48,7 @@ use super::window::{Done, Window};
 use crate::mutant::{Mutant, Mutation};
 
 /// "PLUMLK", then the format's version.
-const MAGIC: [u8; 8] = *b"PLUMLK\x00\x03";
+const MAGIC: [u8; 8] = *b"PLUMLK\x00\x04";
 
 /// Why bytes are no snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +83,21 @@ struct SessionRecord {
     floor: RequestNumber,
     done: Vec<(RequestNumber, Done)>,
     forced: Vec<ForcedRecord>,
+    options: SessionOptions,
+    kept: Option<KeptRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptRecord {
+    until_us: u64,
+    swept: SweptRecord,
+}
+
+#[derive(Serialize, Deserialize)]
+enum SweptRecord {
+    Nothing,
+    UpTo(LockName),
+    All,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -269,6 +288,8 @@ impl SessionRecord {
             floor: session.window.floor(),
             done: session.window.iter().map(|(number, done)| (number, done.clone())).collect(),
             forced: session.forced.iter().map(ForcedRecord::of).collect(),
+            options: session.options.clone(),
+            kept: session.kept.as_ref().map(KeptRecord::of),
         }
     }
 
@@ -278,6 +299,9 @@ impl SessionRecord {
         check((1..=header.applied).contains(&self.id.0), "a session was opened by an op to come")?;
         check(self.changed <= header.applied, "a session was changed by an op to come")?;
         check(self.dead || self.deadline_us > header.time_us, "a session lives beyond its deadline")?;
+        let delay = Duration::from_millis(self.options.lock_delay_ms);
+        check(delay <= LOCK_DELAY_MAX, "a lock delay is out of range")?;
+        check(self.dead || self.kept.is_none(), "a session that lives keeps what a dead one does")?;
         let mut window = Window::default();
         window.raise_floor(self.floor);
         let mut last = None;
@@ -293,6 +317,8 @@ impl SessionRecord {
             deadline_us: self.deadline_us,
             dead: self.dead,
             identity: self.identity,
+            options: self.options,
+            kept: self.kept.map(KeptRecord::kept),
             window,
             changed: self.changed,
             held: BTreeSet::new(),
@@ -357,6 +383,26 @@ impl LockRecord {
         let mut lock = Lock::Many(Box::new(Many { holders, queue, changed: self.changed }));
         lock.compact();
         Ok((self.name, lock))
+    }
+}
+
+impl KeptRecord {
+    fn of(kept: &Kept) -> KeptRecord {
+        let swept = match &kept.swept {
+            Swept::Nothing => SweptRecord::Nothing,
+            Swept::UpTo(name) => SweptRecord::UpTo(name.clone()),
+            Swept::All => SweptRecord::All,
+        };
+        KeptRecord { until_us: kept.until_us, swept }
+    }
+
+    fn kept(self) -> Kept {
+        let swept = match self.swept {
+            SweptRecord::Nothing => Swept::Nothing,
+            SweptRecord::UpTo(name) => Swept::UpTo(name),
+            SweptRecord::All => Swept::All,
+        };
+        Kept { until_us: self.until_us, swept }
     }
 }
 

@@ -7,6 +7,7 @@
 use lock_protocol::SessionId;
 
 use super::op::Reply;
+use super::sessions::Ending;
 use super::{Machine, table::Around};
 
 /// The most locks freed, places left and sessions forgotten by one op.
@@ -15,11 +16,12 @@ pub const SWEEP_MAX_STEPS: usize = 1000;
 impl Machine {
     /// Whether a sweep op has something to do.
     pub fn needs_sweep(&self) -> bool {
-        self.sessions.first_dead().is_some() || self.has_withheld_enough()
+        self.sessions.first_dead().is_some() || self.has_withheld_enough() || self.has_delayed_enough()
     }
 
     pub(super) fn on_sweep(&mut self) -> Reply {
-        let mut steps = self.end_due_withholdings(SWEEP_MAX_STEPS);
+        let steps = self.end_due_withholdings(SWEEP_MAX_STEPS);
+        let mut steps = self.end_due_delays(steps);
         while steps > 0
             && let Some(session) = self.sessions.first_dead()
         {
@@ -28,11 +30,15 @@ impl Machine {
         Reply::Swept { more: self.needs_sweep() }
     }
 
-    /// Ends the session as an expiry would, and cleans up at once as far as one op may; sweeps do the rest.
     pub(super) fn on_close(&mut self, session: SessionId) -> Reply {
+        self.end_now(session, Ending::Closed)
+    }
+
+    /// Ends the session, and cleans up at once as far as one op may; sweeps do the rest.
+    pub(super) fn end_now(&mut self, session: SessionId, ending: Ending) -> Reply {
         if self.sessions.live(session).is_some() {
             self.statistics.closed += 1;
-            self.sessions.end(self.applied, session);
+            self.sessions.end(self.applied, session, ending, self.time);
             self.clean_up(session, SWEEP_MAX_STEPS);
         }
         Reply::Closed
@@ -41,18 +47,20 @@ impl Machine {
     /// Takes up to `steps` steps for a dead session; returns how many are left.
     fn clean_up(&mut self, session: SessionId, mut steps: usize) -> usize {
         while steps > 0
-            && let Some(entry) = self.sessions.get(session)
+            && let Some(entry) = self.sessions.get(session).filter(|entry| !entry.is_swept())
         {
             steps -= 1;
             let waits = entry.waiting.first_key_value().map(|(name, _)| name.clone());
-            let holds = entry.held.first().cloned();
+            let holds = entry.next_swept().cloned();
+            let is_kept = waits.is_none() && holds.as_ref().is_some_and(|name| self.is_kept(session, name));
             let (table, mut around): (_, Around<'_>) = self.table_and_around();
             match (waits, holds) {
                 (Some(name), _) => table.leave(&mut around, session, &name),
+                (None, Some(name)) if is_kept => around.sessions.pass_over(around.op, session, name),
                 (None, Some(name)) => {
                     table.release(&mut around, session, &name, None);
                 }
-                (None, None) => self.sessions.forget(session),
+                (None, None) => self.sessions.swept(self.applied, session),
             }
         }
         steps

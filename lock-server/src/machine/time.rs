@@ -30,6 +30,11 @@ impl ServiceTime {
         self.renewed_until(lease).saturating_add(tick_cap_us(lease))
     }
 
+    /// When a delay ends that begins between two ticks, in a session with this lease: as [`ServiceTime::opened_until`].
+    pub(super) fn delayed_until(self, delay: Duration, lease: Duration) -> u64 {
+        self.renewed_until(delay).saturating_add(tick_cap_us(lease))
+    }
+
     /// Whole milliseconds since then; none where it is still to come.
     pub(super) fn ms_since(self, then_us: u64) -> u64 {
         self.0.saturating_sub(then_us) / 1000

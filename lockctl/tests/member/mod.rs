@@ -2,8 +2,8 @@
 
 use futures::StreamExt;
 use lock_protocol::{
-    Activity, Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberChange, MemberStatus, Open, Opened,
-    Outcome, Query, Refusal, Renewed, Role, SessionId, Submission, ViewMember, ViewSummary,
+    Activity, Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberChange, MemberStatus, Open, OpenWith,
+    Opened, Outcome, Query, Refusal, Renewed, Role, SessionEnd, SessionId, Submission, ViewMember, ViewSummary,
 };
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
@@ -55,6 +55,14 @@ struct Member {
 
 impl LockService for Member {
     async fn open(self, _: Context, _: Open) -> Result<Opened, Refusal> {
+        Err(Refusal::ViewChanging)
+    }
+
+    async fn open_with(self, _: Context, _: OpenWith) -> Result<Opened, Refusal> {
+        Err(Refusal::ViewChanging)
+    }
+
+    async fn end(self, _: Context, _: SessionId, _: SessionEnd) -> Result<(), Refusal> {
         Err(Refusal::ViewChanging)
     }
 

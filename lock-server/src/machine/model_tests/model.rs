@@ -119,7 +119,7 @@ impl Model {
                 Reply::Closed
             }
             Op::ForceRelease(force) => self.force(force),
-            Op::Read(_) => unreachable!("not generated"),
+            Op::OpenWith(_) | Op::End { .. } | Op::Read(_) => unreachable!("not generated"),
         }
     }
 

@@ -70,8 +70,8 @@ pub(crate) struct Calls {
 impl Kind {
     fn of(op: &Op) -> Kind {
         match op {
-            Op::Open(_) => Kind::Open,
-            Op::Close { .. } => Kind::Close,
+            Op::Open(_) | Op::OpenWith(_) => Kind::Open,
+            Op::Close { .. } | Op::End { .. } => Kind::Close,
             Op::ForceRelease(_) => Kind::Force,
             _ => Kind::Read,
         }

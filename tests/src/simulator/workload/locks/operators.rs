@@ -57,7 +57,7 @@ impl World {
                 entries
             }
             Answer::Inspect(entry) => vec![entry],
-            Answer::Forced(_) => return,
+            Answer::Forced(_) | Answer::Kept { .. } => return,
         };
         let tenures = entries
             .into_iter()

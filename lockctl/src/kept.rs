@@ -1,0 +1,68 @@
+//! Dead sessions whose exclusive locks are not free yet, and why.
+
+use lock_client::{KeptLocks, LockClient, QueryError, SessionId};
+
+use crate::table::age;
+
+/// Pages that are asked for: the dead of thousands of pages are nothing that a person reads.
+const PAGES_MAX: usize = 10;
+
+/// All of them, by session; as many as fit into some pages.
+pub(crate) async fn all(client: &LockClient) -> Result<Vec<KeptLocks>, QueryError> {
+    let mut all: Vec<KeptLocks> = Vec::new();
+    for _ in 0..PAGES_MAX {
+        let (page, more) = client.kept_page(all.last().map(|last| last.session)).await?;
+        let goes_on = page.first().is_some_and(|first| all.last().is_none_or(|last| first.session > last.session));
+        all.extend(page);
+        if !more || !goes_on {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+/// What holds of a session that died with this lock, or of several that were asked for.
+pub(crate) fn of(kept: Vec<KeptLocks>, mut is_meant: impl FnMut(SessionId) -> bool) -> Vec<KeptLocks> {
+    kept.into_iter().filter(|kept| is_meant(kept.session)).collect()
+}
+
+/// A line for each.
+pub(crate) fn text(kept: &[KeptLocks]) -> String {
+    kept.iter().map(|kept| format!("{}: {}\n", who(kept), why(kept))).collect()
+}
+
+fn who(kept: &KeptLocks) -> String {
+    let KeptLocks { session, client, host, pid, locks, .. } = kept;
+    let locks = if *locks == 1 { "1 lock".to_owned() } else { format!("{locks} locks") };
+    format!("session {session} ({client} on {host}, pid {pid}) is dead and keeps {locks}")
+}
+
+fn why(kept: &KeptLocks) -> String {
+    format!("withheld for {} more, its lock delay", age(kept.delay_left_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dead(delay_left_ms: u64) -> KeptLocks {
+        KeptLocks {
+            session: SessionId(3),
+            client: "indexer-7".into(),
+            host: "db1".into(),
+            pid: 42,
+            locks: 12,
+            delay_left_ms,
+            group: None,
+        }
+    }
+
+    #[test]
+    fn each_dead_session_has_a_line_that_says_why_its_locks_are_not_free() {
+        let line = "session 3 (indexer-7 on db1, pid 42) is dead and keeps 12 locks: \
+                    withheld for 1.5 s more, its lock delay\n";
+        assert_eq!(text(&[dead(1_500)]), line);
+        assert!(text(&[KeptLocks { locks: 1, ..dead(0) }]).contains("keeps 1 lock:"));
+        assert_eq!(of(vec![dead(1)], |session| session == SessionId(4)), []);
+    }
+}
