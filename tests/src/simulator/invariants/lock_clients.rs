@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lock_client::cores::{CachedLock, Clocks, Grant, LockSession, Stage, YIELD_STARTS_MAX};
+use lock_client::cores::{CacheLimits, CachedLock, Clocks, Grant, LockSession, Stage, YIELD_STARTS_MAX};
 use lock_protocol::{Command, FencingToken, LockName, Mode, Notice, SessionId, Submission};
 
 use super::{Check, Invariants, Violation};
@@ -13,9 +13,10 @@ use crate::simulator::world::World;
 const CALLBACK_GRACE_NS: u64 = 200_000_000;
 
 /// What is watched of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Conduct {
     flushes: bool,
+    limits: CacheLimits,
     /// Tenures that were used since their last flush, and whether exclusively: who only reads has nothing to flush before others read, too.
     unflushed: BTreeMap<LockName, (FencingToken, bool)>,
     /// Tenures that others want whole, and how many users were served since it was known.
@@ -36,8 +37,15 @@ pub(crate) enum Owed {
 }
 
 impl Conduct {
-    pub(crate) fn new(flushes: bool) -> Self {
-        Conduct { flushes, ..Conduct::default() }
+    pub(crate) fn new(flushes: bool, limits: CacheLimits) -> Self {
+        let (unflushed, wanted) = (BTreeMap::new(), BTreeMap::new());
+        Conduct { flushes, limits, unflushed, wanted, dead_callback_ns: None }
+    }
+
+    /// Whether the client may give a cached lock up for its own reasons: it has too many, or did not use this one for too long.
+    fn may_evict(&self, session: &LockSession<Waiter>, news: usize, lock: &CachedLock<Waiter>, now_ns: u64) -> bool {
+        let is_full = session.locks().count() + news > self.limits.locks;
+        is_full || now_ns.saturating_sub(lock.last_used_ns()) > self.limits.idle_ns
     }
 
     /// A user has the lock. Once others want it, only some of those who waited have it before them.
@@ -78,6 +86,10 @@ impl Conduct {
             if is_release {
                 self.wanted.remove(&(name.clone(), *token));
             }
+            // A later tenure: an upgrade ended the earlier one, and what was only read has nothing to flush any more.
+            if self.unflushed.get(name).is_some_and(|(used, writes)| used < token && !writes) {
+                self.unflushed.remove(name);
+            }
         }
         Ok(())
     }
@@ -99,7 +111,13 @@ impl Conduct {
 
 impl Invariants {
     /// Notices are about to be taken in.
-    pub(crate) fn owed(&self, session: &LockSession<Waiter>, conduct: &mut Conduct, notices: &[Notice]) -> Vec<Owed> {
+    pub(crate) fn owed(
+        &self,
+        session: &LockSession<Waiter>,
+        conduct: &mut Conduct,
+        notices: &[Notice],
+        now_ns: u64,
+    ) -> Vec<Owed> {
         if session.stage() != Stage::Open {
             return Vec::new();
         }
@@ -114,8 +132,12 @@ impl Invariants {
                 Some(lock) if lock.is_idle() => {
                     let is_revoked = about.clone().all(|other| matches!(other, Notice::Revoke { .. }));
                     let is_wanted = about.into_iter().any(|other| self.is_about(session.id(), other));
+                    let may_evict = conduct.may_evict(session, notices.len(), lock, now_ns);
                     let name = name.clone();
-                    Some(if is_wanted { Owed::Yield { name, is_revoked } } else { Owed::Nothing(name) })
+                    match is_wanted {
+                        true => Some(Owed::Yield { name, is_revoked }),
+                        false => (!may_evict).then_some(Owed::Nothing(name)),
+                    }
                 }
                 None => Some(Owed::Return(name.clone())),
                 Some(lock) if lock.is_unknown() => Some(Owed::Return(name.clone())),

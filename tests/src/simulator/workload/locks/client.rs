@@ -290,7 +290,7 @@ impl World {
             connected: false,
             callback_pending: false,
             suspended: false,
-            conduct: Conduct::new(flushes),
+            conduct: Conduct::new(flushes, limits),
         }));
         self.trace.note(self.now, [23, client as u64, id.0], || format!("client {client} has session {id}"));
         self.invariants.counters.hit("sessions opened");

@@ -57,7 +57,7 @@ impl World {
                 let Opened { session, conduct, .. } = &mut **opened;
                 let is_renewed = answer.is_ok();
                 let notices = answer.as_ref().map(|renewed| renewed.notices.as_slice()).unwrap_or_default();
-                let owed = self.invariants.owed(session, conduct, notices);
+                let owed = self.invariants.owed(session, conduct, notices, clocks.boot_ns);
                 session.on_kept_alive(clocks, link, answer);
                 is_paid(session, conduct, owed, Some(clocks.boot_ns))?;
                 return if is_renewed { self.check_lease_of(client) } else { Ok(()) };
@@ -66,7 +66,7 @@ impl World {
             Packet::Notify { is_grant, number, notices } => {
                 let Opened { session, conduct, .. } = &mut **opened;
                 conduct.callback_is_alive();
-                let owed = self.invariants.owed(session, conduct, &notices);
+                let owed = self.invariants.owed(session, conduct, &notices, clocks.boot_ns);
                 session.on_notices(clocks, notices);
                 is_paid(session, conduct, owed, None)?;
                 self.send_on(id, true, Packet::Taken { is_grant, number });
