@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
-use lock_protocol::{ForceRelease, ForcedTenure, LockEntry, MemberStatus, Mode};
+use lock_protocol::{FencingToken, ForceRelease, ForcedTenure, LockEntry, MemberStatus, Mode};
 
 use crate::connect::Builder;
 use crate::error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, UpgradeError};
@@ -140,6 +140,14 @@ impl LockClient {
     /// See [`QueryError`].
     pub fn force_release(&self, force: ForceRelease) -> Result<Vec<ForcedTenure>, QueryError> {
         block_on(self.client.force_release(force))
+    }
+
+    /// See [`crate::LockClient::force_kept`].
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn force_kept(&self, name: impl AsRef<str>, token: FencingToken) -> Result<Vec<ForcedTenure>, QueryError> {
+        block_on(self.client.force_kept(name, token))
     }
 
     /// See [`crate::LockClient::member_status`].

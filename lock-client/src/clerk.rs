@@ -11,12 +11,15 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
-use lock_protocol::{KeepAlive, LockServiceClient, Outcome, Refusal, Renewed, Request, SessionId, Submission};
+use lock_protocol::{
+    KeepAlive, LockServiceClient, Outcome, RecoveryAnswer, RecoveryReport, Refusal, Renewed, Request, SessionId,
+    Submission,
+};
 use wire::{DialError, Endpoint};
 
 use crate::clock::{Clocks, boot_ns};
 use crate::dial::{DIAL_TIMEOUT, Ends, context, dial_callback, dial_service};
-use crate::exchange::{Departure, Exchange};
+use crate::exchange::{Departure, Exchange, SUBMIT_TIMEOUT};
 use crate::fate::Stage;
 use crate::outbox::{Batch, BatchId};
 use crate::route::Route;
@@ -35,6 +38,7 @@ enum Answer {
     Submitted { batch: BatchId, requests: Vec<Request>, result: Called<Vec<Outcome>> },
     Renewed(Called<Renewed>),
     Callback(Result<Ends, DialError>),
+    Reported { report: RecoveryReport, result: Called<RecoveryAnswer> },
 }
 
 type Called<T> = Result<Result<T, Refusal>, String>;
@@ -124,6 +128,7 @@ impl Clerk {
     async fn serve(&mut self, link: Link) -> Departure {
         let shared = Arc::clone(&self.shared);
         let exchange = Exchange::new(boot_ns(), &mut shared.session.lock(), &mut shared.outbox.lock());
+        shared.recoverer.core.lock().on_connected();
         shared.ask_queued_again();
         shared.service.send_replace(Some(link.service.clone()));
         let departure = self.exchange(link, exchange).await;
@@ -172,6 +177,7 @@ impl Clerk {
             let Some(batch) = exchange.submission(boot_ns(), &mut shared.outbox.lock()) else { break };
             calls.push(submit(link.service.clone(), shared.session_id(), batch));
         }
+        self.start_reports(link, calls);
         // Outbox before session would be as good; nobody else holds both.
         let floor = shared.outbox.lock().floor();
         let keep_alive = exchange.keep_alive(Clocks::now(), &mut shared.session.lock(), floor);
@@ -179,6 +185,17 @@ impl Clerk {
             calls.push(renew(link.service.clone(), keep_alive));
         }
         Ok(())
+    }
+
+    /// What is to be said about recoveries.
+    fn start_reports(&self, link: &Link, calls: &Calls) {
+        let shared = &self.shared;
+        loop {
+            let report = shared.recoverer.core.lock().report(boot_ns(), shared.session_id());
+            let Some(report) = report else { break };
+            calls.push(tell(link.service.clone(), report));
+        }
+        shared.recoverer.carry_out(shared.weak());
     }
 
     fn on_answer(&mut self, answer: Answer, exchange: &mut Exchange, link: &mut Link) -> Result<(), Departure> {
@@ -200,6 +217,14 @@ impl Clerk {
                 }
                 Err(refusal) => exchange.on_keep_alive_refused(refusal, boot_ns())?,
             },
+            Answer::Reported { report, result } => {
+                let result = result.map_err(Departure::elsewhere)?;
+                shared.recoverer.core.lock().on_answer(&report, result.as_ref().ok().copied());
+                shared.recoverer.carry_out(shared.weak());
+                if let Err(refusal) = result {
+                    exchange.on_report_refused(refusal, boot_ns())?;
+                }
+            }
             Answer::Callback(result) => {
                 link.callback = result.map_err(|error| Departure::elsewhere(error.to_string()))?;
             }
@@ -210,6 +235,8 @@ impl Clerk {
     fn until_next(&self, exchange: &Exchange) -> Duration {
         let now_ns = boot_ns();
         let next_ns = exchange.next_ns(now_ns, &self.shared.session.lock());
+        let report_ns = self.shared.recoverer.core.lock().next_ns();
+        let next_ns = report_ns.map_or(next_ns, |report_ns| report_ns.min(next_ns));
         // At least a millisecond, so that a moment that has passed between two looks at the clock does not spin.
         Duration::from_nanos(next_ns.saturating_sub(now_ns)).max(Duration::from_millis(1))
     }
@@ -221,6 +248,14 @@ fn submit(service: LockServiceClient, session: SessionId, batch: Batch) -> BoxFu
         let result = service.submit(context(), submission).await;
         let result = result.map_err(|error| format!("the connection broke: {error}"));
         Answer::Submitted { batch: batch.id, requests: batch.requests, result }
+    };
+    call.boxed()
+}
+
+fn tell(service: LockServiceClient, report: RecoveryReport) -> BoxFuture<'static, Answer> {
+    let call = async move {
+        let result = tokio::time::timeout(SUBMIT_TIMEOUT, service.report_recovery(context(), report)).await;
+        Answer::Reported { report, result: called(result, "a report on a recovery") }
     };
     call.boxed()
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use lock_protocol::{
-    Activity, Answer, ForceRelease, ForcedTenure, KeptLocks, LockEntry, LockName, MemberChange, MemberStatus, Mode,
-    PAGE_MAX_ENTRIES, Query, Refusal, SessionId,
+    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, KeptLocks, LockEntry, LockName, MemberChange,
+    MemberStatus, Mode, PAGE_MAX_ENTRIES, Query, Refusal, SessionId,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -270,6 +270,24 @@ impl LockClient {
         self.shared().call(QUERY_TIMEOUT, ask).await
     }
 
+    /// Frees a lock that a dead session keeps, without the recovery or the lock delay that it waits for: what the dead one did not flush
+    /// may be lost. Gives those whose it was; none where no dead session keeps it with that token.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub async fn force_kept(
+        &self,
+        name: impl AsRef<str>,
+        token: FencingToken,
+    ) -> Result<Vec<ForcedTenure>, QueryError> {
+        let name = LockName::new(name)?;
+        let ask = |service: lock_protocol::LockServiceClient| {
+            let name = name.clone();
+            async move { service.force_kept(context(), name, token).await }
+        };
+        self.shared().call(QUERY_TIMEOUT, ask).await
+    }
+
     /// Asks the primary.
     ///
     /// # Errors
@@ -436,6 +454,21 @@ pub async fn member_status(endpoint: &str) -> Result<MemberStatus, QueryError> {
 /// The endpoint is no address, or the member could not be asked.
 pub async fn member_activity(endpoint: &str) -> Result<Option<Activity>, QueryError> {
     ask_member(endpoint, |service| async move { service.activity(context()).await }).await
+}
+
+/// Dead sessions whose exclusive locks are not free yet, as one member tells, who should be the primary; asked without a session, within a
+/// tokio runtime. The first page, and whether there are more.
+///
+/// # Errors
+/// The endpoint is no address, or the member could not be asked, or is not the primary.
+pub async fn member_kept(endpoint: &str) -> Result<(Vec<KeptLocks>, bool), QueryError> {
+    let limit = u32::try_from(PAGE_MAX_ENTRIES).unwrap_or(u32::MAX);
+    let query = Query::Kept { after: None, limit };
+    match ask_member(endpoint, |service| async move { service.query(context(), query).await }).await? {
+        Ok(Answer::Kept { entries, more }) => Ok((entries, more)),
+        Ok(_) => Err(QueryError::Refused("the server answered another question".into())),
+        Err(refusal) => Err(QueryError::Refused(refusal.to_string())),
+    }
 }
 
 async fn ask_member<R, Fut>(

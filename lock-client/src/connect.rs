@@ -5,9 +5,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use lock_protocol::{
-    ClientIdentity, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockServiceClient, Open, OpenWith, Opened, Refusal,
-    SessionOptions,
+    ClientIdentity, DeadSession, GroupName, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockServiceClient, NameError, Open,
+    OpenWith, Opened, RecoveryGroup, Refusal, SessionOptions,
 };
 use tarpc::client::RpcError;
 use tokio::sync::oneshot;
@@ -17,9 +18,10 @@ use crate::clerk::{Clerk, called};
 use crate::client::{Background, LockClient};
 use crate::clock::Clocks;
 use crate::dial::{Ends, context, dial_service};
-use crate::error::{ConnectError, Tried};
+use crate::error::{ConnectError, RecoveryError, Tried};
 use crate::fate::CacheLimits;
 use crate::opening::{OpenStep, Opening};
+use crate::recoverer::{RECOVERY_LIMIT, Recoverer, RecoveryHook};
 use crate::releaser::Releaser;
 use crate::route::Route;
 use crate::session::{Session, nanoseconds};
@@ -30,6 +32,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// A name or host for people is cut to this, as the protocol asks.
 const IDENTITY_MAX_BYTES: usize = 255;
 
+/// The group, or why there can be none of that name.
+type Recovery = Result<RecoveryHook, NameError>;
+
 /// How a client is to be; see [`LockClient::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder {
@@ -37,6 +42,8 @@ pub struct Builder {
     name: String,
     lease: Duration,
     lock_delay: Duration,
+    recovery: Option<Recovery>,
+    recovery_limit: Duration,
     connect_timeout: Duration,
     flush_limit: Duration,
     limits: CacheLimits,
@@ -49,6 +56,8 @@ impl Builder {
             name: std::env::args().next().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned(),
             lease: Duration::from_secs(15),
             lock_delay: Duration::ZERO,
+            recovery: None,
+            recovery_limit: RECOVERY_LIMIT,
             connect_timeout: Duration::from_secs(10),
             flush_limit: Duration::from_secs(10),
             limits: CacheLimits { locks: 100_000, idle_ns: nanoseconds(Duration::from_secs(3600)) },
@@ -76,6 +85,53 @@ impl Builder {
     #[must_use]
     pub fn lock_delay(mut self, delay: Duration) -> Self {
         self.lock_delay = delay.min(LOCK_DELAY_MAX);
+        self
+    }
+
+    /// Makes this client one of a group whose members recover each other. If its session expires or is abandoned, its exclusive locks pass
+    /// on only when the hook of a live one has recovered what it left (from its log, say); and its own hook is called for the dead of the
+    /// group, on a thread of its own, maybe several at a time.
+    ///
+    /// The hook is the only one that has the right to, as long as the server says so; but it may learn late that another was asked instead.
+    /// So it first makes the store refuse the dead session, under [`DeadSession::token`], and the store refuses what comes with a
+    /// smaller one from then on. Where it fails another is asked. It is dropped when it has lost the right, and after
+    /// [`Builder::recovery_limit`]. It takes no locks of the dead session: those wait for it.
+    #[must_use]
+    pub fn recovery_group<F, Fut>(self, name: impl AsRef<str>, hook: F) -> Self
+    where
+        F: Fn(DeadSession) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), RecoveryError>> + Send + 'static,
+    {
+        self.with_recovery(name.as_ref(), true, hook)
+    }
+
+    /// As [`Builder::recovery_group`], but this client leaves nothing itself that would have to be recovered.
+    #[must_use]
+    pub fn recovery_helper<F, Fut>(self, name: impl AsRef<str>, hook: F) -> Self
+    where
+        F: Fn(DeadSession) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), RecoveryError>> + Send + 'static,
+    {
+        self.with_recovery(name.as_ref(), false, hook)
+    }
+
+    fn with_recovery<F, Fut>(mut self, name: &str, required: bool, hook: F) -> Self
+    where
+        F: Fn(DeadSession) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), RecoveryError>> + Send + 'static,
+    {
+        let named = |name| RecoveryHook {
+            group: RecoveryGroup { name, required },
+            hook: Arc::new(move |dead| hook(dead).boxed()),
+        };
+        self.recovery = Some(GroupName::new(name).map(named));
+        self
+    }
+
+    /// How long one call of the recovery hook may take; then it is dropped, and another of the group is asked. At first 10 min.
+    #[must_use]
+    pub fn recovery_limit(mut self, limit: Duration) -> Self {
+        self.recovery_limit = limit;
         self
     }
 
@@ -109,6 +165,9 @@ impl Builder {
         for endpoint in &self.endpoints {
             endpoints.push(endpoint.trim().parse::<Endpoint>()?);
         }
+        if let Some(Err(error)) = &self.recovery {
+            return Err(ConnectError::Group(error.clone()));
+        }
         let route = Route::new(endpoints).ok_or(ConnectError::NoEndpoint)?;
         let runtime = Arc::new(Background::new()?);
         let (answer, connected) = oneshot::channel();
@@ -135,7 +194,9 @@ impl Builder {
             Err(error) => return drop(answer.send(Err(error))),
         };
         let (releaser, work) = Releaser::new(self.flush_limit);
-        let shared = Shared::new(opened.session, releaser, self.limits, tokio::runtime::Handle::current());
+        let recoverer = Recoverer::new(self.recovery_hook(), self.recovery_limit);
+        let handle = tokio::runtime::Handle::current();
+        let shared = Shared::new(opened.session, releaser, recoverer, self.limits, handle);
         if let Err(error) = work.start(shared.weak().clone()) {
             return drop(answer.send(Err(error.into())));
         }
@@ -147,7 +208,11 @@ impl Builder {
 
     fn options(&self) -> SessionOptions {
         let lock_delay_ms = u64::try_from(self.lock_delay.as_millis()).unwrap_or(u64::MAX);
-        SessionOptions { lock_delay_ms, recovery: None }
+        SessionOptions { lock_delay_ms, recovery: self.recovery_hook().map(|hook| hook.group) }
+    }
+
+    fn recovery_hook(&self) -> Option<RecoveryHook> {
+        self.recovery.as_ref().and_then(|recovery| recovery.as_ref().ok()).cloned()
     }
 
     fn open_message(&self) -> Open {

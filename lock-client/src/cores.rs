@@ -24,5 +24,6 @@ pub use crate::lease::valid_for;
 pub use crate::lock_session::{Acquired, LinkId, LockSession, SessionEffect};
 pub use crate::opening::{OpenStep, Opening};
 pub use crate::outbox::{Batch, BatchId, Outbox};
+pub use crate::recovery::{Recoveries, RecoveryEffect};
 pub use crate::route::Route;
 pub use crate::session::{LeaseChange, Session};

@@ -48,6 +48,9 @@ pub enum ConnectError {
     /// A server found the request itself wrong.
     #[error("{0}")]
     Refused(Tried),
+    /// No group has such a name.
+    #[error("the name of the recovery group: {0}")]
+    Group(NameError),
     /// The background threads could not be started.
     #[error("the client's background thread could not be started: {0}")]
     Thread(#[from] io::Error),
@@ -131,6 +134,18 @@ pub enum CloseError {
     /// No primary confirmed it: everything is flushed, and the locks are free when the lease has run out.
     #[error("no primary confirmed the close ({0}); the locks are free when the lease has run out")]
     Unconfirmed(QueryError),
+}
+
+/// Why a recovery hook could not recover a dead session; another of the group is asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RecoveryError(pub String);
+
+impl RecoveryError {
+    /// From anything that can say why.
+    pub fn new(reason: impl fmt::Display) -> Self {
+        RecoveryError(reason.to_string())
+    }
 }
 
 /// Why a revoke hook could not flush; the lock is kept, and the hook is called again after a pause.

@@ -200,6 +200,14 @@ impl Exchange {
         self.on_refusal(refusal, now_ns)
     }
 
+    /// A report on a recovery was refused; it is sent again.
+    ///
+    /// # Errors
+    /// The connection is left.
+    pub fn on_report_refused(&mut self, refusal: Refusal, now_ns: u64) -> Result<(), Departure> {
+        self.on_refusal(refusal, now_ns)
+    }
+
     fn on_refusal(&mut self, refusal: Refusal, now_ns: u64) -> Result<(), Departure> {
         let answer = refusal.to_string();
         match refusal {

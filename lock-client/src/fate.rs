@@ -3,7 +3,7 @@
 //! Order when a lease runs out: the epoch ends first, so that no guard is valid and none can be made; then every
 //! lock learns of it. Order when it is in force again: the lease first, then the locks, which may serve at once.
 
-use lock_protocol::{LockName, NOTICES_MAX, Notice, Outcome, Request};
+use lock_protocol::{DeadSession, LockName, NOTICES_MAX, Notice, Outcome, Request};
 
 use crate::cache::{CachedLock, Step};
 use crate::mutant::{self, Mutant};
@@ -78,6 +78,9 @@ pub trait Locks {
 
     /// Tells the owner; called after the locks know.
     fn tell(&mut self, event: SessionEvent);
+
+    /// The session is to recover a dead one.
+    fn recover(&mut self, dead: DeadSession);
 }
 
 /// What an event did to the lease reaches guards and locks.
@@ -124,6 +127,7 @@ pub fn on_notices(locks: &mut impl Locks, notices: Vec<Notice>) -> bool {
             Notice::Forced { name, token } => {
                 locks.step(&name, true, |lock, step| lock.on_forced(token, step));
             }
+            Notice::Recover(dead) => locks.recover(dead),
             Notice::Granted { name, acquire, token, others_waiting } => {
                 locks.step(&name, false, |lock, step| lock.on_granted(acquire, token, others_waiting, step));
             }

@@ -26,6 +26,9 @@
 //! locks; a lock that was in use is flushed, given up, and asked for anew. If the server says that the session has
 //! ended, everything is *lost*, and the program connects again.
 //!
+//! **Recovery.** A session may belong to a group whose members recover each other ([`Builder::recovery_group`]): if it dies, its exclusive
+//! locks pass on when a live one's hook has made good what it left. `recovery` decides, `recoverer` runs the hook.
+//!
 //! **Threads.** The client has two of its own: one keeps the session alive and one runs the hooks. No task of the program can keep
 //! the lease from being renewed, the futures run under any executor, and [`blocking::LockClient`] needs none. The
 //! price is a thread switch for what is not cached.
@@ -72,6 +75,8 @@ mod lock_session;
 pub mod mutant;
 mod opening;
 mod outbox;
+mod recoverer;
+mod recovery;
 mod releaser;
 mod route;
 mod session;
@@ -81,15 +86,16 @@ mod table;
 #[cfg(test)]
 mod threads;
 
-pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, change_members, member_activity, member_status};
+pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, change_members, member_activity, member_kept, member_status};
 pub use connect::Builder;
-pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, Tried, UpgradeError};
+pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, RecoveryError, Tried, UpgradeError};
 pub use fenced::{FencedStore, StaleToken};
 pub use guard::LockGuard;
 pub use lock_protocol::{
-    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, Holder, KeptLocks, LEASE_MAX, LEASE_MIN,
-    LOCK_DELAY_MAX, LockEntry, LockName, MemberChange, MemberStatus, Mode, NameError, Query, Refusal, Role, SessionId,
-    ViewMember, ViewSummary, Waiter, lease_margin,
+    Activity, Answer, ClientIdentity, DeadSession, FencingToken, ForceRelease, ForcedTenure, GroupName, Holder,
+    KeptLocks, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockEntry, LockName, MemberChange, MemberStatus, Mode, NameError,
+    Query, Recoverer, Recovering, RecoveryToken, Refusal, Role, SessionId, ViewMember, ViewSummary, Waiter,
+    lease_margin,
 };
 pub use releaser::Revocation;
 pub use wire::{Endpoint, EndpointError};

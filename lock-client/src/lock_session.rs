@@ -13,7 +13,10 @@ mod held;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lock_protocol::{FencingToken, LockName, Mode, Notice, Outcome, Refusal, Renewed, Request, SessionId, Submission};
+use lock_protocol::{
+    FencingToken, LockName, Mode, Notice, Outcome, RecoveryAnswer, RecoveryReport, RecoveryToken, Refusal, Renewed,
+    Request, SessionId, Submission,
+};
 use wire::Endpoint;
 
 use crate::cache::{CachedLock, Grant, Upgrade, WaiterId};
@@ -22,6 +25,7 @@ use crate::error::AcquireError;
 use crate::exchange::{Departure, Exchange};
 use crate::fate::{self, CacheLimits, Locks, SessionGone, Stage};
 use crate::outbox::{BatchId, Outbox};
+use crate::recovery::Recoveries;
 use crate::route::Route;
 use crate::session::Session;
 use crate::shared::WAITERS_MAX;
@@ -63,6 +67,7 @@ impl<W> LockSession<W> {
             stage: Stage::Open,
             flushes,
             waiters: 0,
+            recoveries: Recoveries::default(),
             effects: vec![dial],
         };
         let connection = Connection::Dialling;
@@ -164,6 +169,7 @@ impl<W> LockSession<W> {
         self.connection = Connection::Up(exchange);
         self.in_flight.clear();
         self.close_asked = false;
+        self.held.recoveries.on_connected();
         self.held.ask_again();
         self.finish(now);
     }
@@ -251,6 +257,35 @@ impl<W> LockSession<W> {
         self.finish(now);
     }
 
+    /// The owner's hook for a dead session has ended.
+    pub fn on_hook_ended(&mut self, now: Clocks, dead: SessionId, token: RecoveryToken, is_recovered: bool) {
+        self.begin(now);
+        self.held.recoveries.on_hook_ended(dead, token, is_recovered);
+        self.finish(now);
+    }
+
+    /// The answer to a report on a recovery.
+    pub fn on_reported(
+        &mut self,
+        now: Clocks,
+        link: LinkId,
+        report: &RecoveryReport,
+        answer: Result<RecoveryAnswer, Refusal>,
+    ) {
+        self.begin(now);
+        if link == self.link
+            && let Connection::Up(exchange) = &mut self.connection
+        {
+            self.held.recoveries.on_answer(report, answer.as_ref().ok().copied());
+            if let Err(refusal) = answer
+                && let Err(departure) = exchange.on_report_refused(refusal, now.boot_ns)
+            {
+                self.depart(departure);
+            }
+        }
+        self.finish(now);
+    }
+
     /// Time went by.
     pub fn on_time(&mut self, now: Clocks) {
         self.begin(now);
@@ -267,7 +302,8 @@ impl<W> LockSession<W> {
             Connection::Up(exchange) => Some(exchange.next_ns(self.held.now_ns, &self.held.session)),
             Connection::Dialling => None,
         };
-        deadline.into_iter().chain(exchange).min()
+        let report = exchange.and_then(|_| self.held.recoveries.next_ns());
+        deadline.into_iter().chain(exchange).chain(report).min()
     }
 
     /// Guards die, waiters fail, everything is flushed, and then the session is ended at the server. The shell gives up waiting
@@ -372,6 +408,7 @@ impl<W> LockSession<W> {
             }
         }
         self.send(now);
+        self.held.effects.extend(self.held.recoveries.take_effects().into_iter().map(SessionEffect::Recover));
     }
 
     fn send(&mut self, now: Clocks) {
@@ -385,6 +422,9 @@ impl<W> LockSession<W> {
         let floor = self.held.outbox.floor();
         if let Some(keep_alive) = exchange.keep_alive(now, &mut self.held.session, floor) {
             self.held.effects.push(SessionEffect::KeepAlive { link, keep_alive });
+        }
+        while let Some(report) = self.held.recoveries.report(now.boot_ns, session) {
+            self.held.effects.push(SessionEffect::Report { link, report });
         }
         if self.held.stage == Stage::Leaving && !self.close_asked {
             self.close_asked = true;
@@ -410,6 +450,8 @@ impl<W> LockSession<W> {
         self.held.stage = self.held.stage.ended_as(stage);
         let stage = self.held.stage;
         fate::end(&mut self.held, stage);
+        self.held.recoveries.on_over();
+        self.held.effects.extend(self.held.recoveries.take_effects().into_iter().map(SessionEffect::Recover));
         self.held.effects.push(SessionEffect::Disconnect { link: self.link });
         // So that no event of the connection counts any longer.
         self.link.0 += 1;

@@ -8,7 +8,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use lock_protocol::{LockName, LockServiceClient, Notice, Outcome, Refusal, Renewed, Request, SessionEnd, SessionId};
+use lock_protocol::{
+    DeadSession, LockName, LockServiceClient, Notice, Outcome, Refusal, Renewed, Request, SessionEnd, SessionId,
+};
 use tarpc::client::RpcError;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -21,6 +23,7 @@ use crate::fate::{self, CacheLimits, Locks, SessionEvent, SessionGone, Stage};
 use crate::lease::Lease;
 use crate::lock_session::ending;
 use crate::outbox::Outbox;
+use crate::recoverer::Recoverer;
 use crate::releaser::Releaser;
 use crate::session::{LeaseChange, Session};
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -40,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) outbox: Mutex<Outbox>,
     pub(crate) session: Mutex<Session>,
     pub(crate) releaser: Releaser,
+    pub(crate) recoverer: Recoverer,
     pub(crate) limits: CacheLimits,
     /// There may be something in the outbox.
     pub(crate) work: Notify,
@@ -58,7 +62,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(session: Session, releaser: Releaser, limits: CacheLimits, handle: Handle) -> Arc<Self> {
+    pub(crate) fn new(
+        session: Session,
+        releaser: Releaser,
+        recoverer: Recoverer,
+        limits: CacheLimits,
+        handle: Handle,
+    ) -> Arc<Self> {
         let lease = Arc::new(Lease::default());
         lease.extend(session.deadline_ns(), session.lead_max_ns());
         Arc::new_cyclic(|me| Shared {
@@ -67,6 +77,7 @@ impl Shared {
             outbox: Mutex::new(Outbox::new()),
             session: Mutex::new(session),
             releaser,
+            recoverer,
             limits,
             work: Notify::new(),
             flushed: Arc::new(Notify::new()),
@@ -181,6 +192,8 @@ impl Shared {
             tracing::error!("the session is lost, and its locks with it");
         }
         fate::end(&mut { self }, stage);
+        self.recoverer.core.lock().on_over();
+        self.recoverer.carry_out(&self.me);
         self.over.send_replace(true);
     }
 
@@ -190,8 +203,13 @@ impl Shared {
             return Ok(());
         }
         let session = self.session_id();
-        let close =
-            move |service: LockServiceClient| async move { service.close(crate::dial::context(), session).await };
+        let must_say_flushed = self.recoverer.is_required();
+        let close = move |service: LockServiceClient| async move {
+            match must_say_flushed {
+                true => service.end(crate::dial::context(), session, SessionEnd::Flushed).await,
+                false => service.close(crate::dial::context(), session).await,
+            }
+        };
         self.leave_server(close).await
     }
 
@@ -381,5 +399,12 @@ impl Locks for &Shared {
 
     fn tell(&mut self, event: SessionEvent) {
         self.releaser.tell(event);
+    }
+
+    fn recover(&mut self, dead: DeadSession) {
+        self.recoverer.core.lock().on_notice(crate::clock::boot_ns(), dead);
+        self.recoverer.carry_out(&self.me);
+        // The clerk has to know when it reports.
+        self.work.notify_one();
     }
 }

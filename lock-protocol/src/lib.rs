@@ -14,6 +14,10 @@
 //! entry. Grants are **sticky**: the session keeps the lock until [`Notice::Revoke`] asks for it, or until it does not
 //! want it any longer.
 //!
+//! A session that was opened with options ([`OpenWith`]) may belong to a **group** whose members recover each other. The exclusive locks of
+//! one that died stay held until a live one has made good what it left; that one is told by a [`Notice::Recover`] and answers with a
+//! [`RecoveryReport`].
+//!
 //! A grant carries a [`FencingToken`], the op number of the op that granted it. A later tenure of a name has a greater
 //! one, over fail-over and restart; a resource that remembers the greatest token that it has seen, and refuses smaller
 //! ones, is safe from a holder that was paused past the end of its lease. (Burrows, "The Chubby lock service for
@@ -43,7 +47,10 @@ pub use query::{
     Activity, Answer, Holder, KeptLocks, LockEntry, MemberStatus, PAGE_MAX_ENTRIES, Query, Role, ViewMember,
     ViewSummary, Waiter,
 };
-pub use recovery::{GroupName, RecoveryGroup};
+pub use recovery::{
+    DeadSession, GroupName, RECOVERIES_MAX, RECOVERY_TIMEOUT, Recoverer, Recovering, RecoveryAnswer, RecoveryGroup,
+    RecoveryReport, RecoveryStep, RecoveryToken,
+};
 pub use service::{
     LockCallback, LockCallbackClient, LockCallbackRequest, LockCallbackResponse, LockService, LockServiceClient,
     LockServiceRequest, LockServiceResponse, Refusal,

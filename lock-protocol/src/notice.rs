@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FencingToken, LockName, Mode, RequestNumber};
+use crate::{DeadSession, FencingToken, LockName, Mode, RequestNumber};
 
 /// The most notices in one call or one keep-alive reply.
 pub const NOTICES_MAX: usize = 512;
@@ -42,13 +42,17 @@ pub enum Notice {
         /// The tenure that was ended.
         token: FencingToken,
     },
+    /// This session is to recover a dead one. Said in every keep-alive reply until a [`crate::RecoveryReport`] ends it, or it is
+    /// assigned to another; at most [`crate::RECOVERIES_MAX`] at a time.
+    Recover(DeadSession),
 }
 
 impl Notice {
-    /// The lock that it is about.
-    pub fn name(&self) -> &LockName {
+    /// The lock that it is about, where it is about one.
+    pub fn name(&self) -> Option<&LockName> {
         match self {
-            Notice::Revoke { name, .. } | Notice::Granted { name, .. } | Notice::Forced { name, .. } => name,
+            Notice::Revoke { name, .. } | Notice::Granted { name, .. } | Notice::Forced { name, .. } => Some(name),
+            Notice::Recover(_) => None,
         }
     }
 }

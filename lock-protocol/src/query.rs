@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FencingToken, ForcedTenure, GroupName, LockName, Mode, SessionId};
+use crate::{FencingToken, ForcedTenure, LockName, Mode, Recovering, SessionId};
 
 /// The most entries in one answer; the next page starts after the last.
 pub const PAGE_MAX_ENTRIES: usize = 1000;
@@ -76,8 +76,8 @@ pub struct KeptLocks {
     pub locks: u64,
     /// What is left of its lock delay, in service time, ms.
     pub delay_left_ms: u64,
-    /// Who has to recover it; none where nobody has, or it is done.
-    pub group: Option<GroupName>,
+    /// The recovery that they wait for; none where they wait for none, or it is done.
+    pub recovery: Option<Recovering>,
 }
 
 /// A lock as people see it.

@@ -6,8 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Activity, Answer, ForceRelease, ForcedTenure, KeepAlive, MemberChange, MemberStatus, Notice, Open, OpenWith,
-    Opened, Outcome, Query, Renewed, SessionEnd, SessionId, Submission,
+    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, KeepAlive, LockName, MemberChange, MemberStatus,
+    Notice, Open, OpenWith, Opened, Outcome, Query, RecoveryAnswer, RecoveryReport, Renewed, SessionEnd, SessionId,
+    Submission,
 };
 
 /// Nothing was executed for certain only where the variant says so; otherwise send again, under the same numbers.
@@ -45,7 +46,8 @@ pub trait LockService {
     async fn submit(submission: Submission) -> Result<Vec<Outcome>, Refusal>;
     /// Renews a lease; answered by the next tick.
     async fn keep_alive(keep_alive: KeepAlive) -> Result<Renewed, Refusal>;
-    /// Ends a session; its locks are free and its waiters gone at once. A session that is gone is no error.
+    /// Ends a session; its locks are free and its waiters gone at once. A session that is gone is no error. Refused while one whose
+    /// death requires a recovery holds locks: by `end` it says whether they were flushed.
     async fn close(session: SessionId) -> Result<(), Refusal>;
     /// Reads.
     async fn query(query: Query) -> Result<Answer, Refusal>;
@@ -63,6 +65,11 @@ pub trait LockService {
     async fn open_with(open: OpenWith) -> Result<Opened, Refusal>;
     /// Ends a session, and says how. A session that is gone is no error.
     async fn end(session: SessionId, end: SessionEnd) -> Result<(), Refusal>;
+    /// Takes in what a session says about a recovery.
+    async fn report_recovery(report: RecoveryReport) -> Result<RecoveryAnswer, Refusal>;
+    /// Frees a lock that a dead session keeps, without the recovery or the delay that it waits for; gives those whose it was, as
+    /// `force_release`.
+    async fn force_kept(name: LockName, token: FencingToken) -> Result<Vec<ForcedTenure>, Refusal>;
 }
 
 /// What a client answers on its callback connection.

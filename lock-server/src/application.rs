@@ -207,12 +207,12 @@ impl Application for LockApplication {
     }
 
     fn executed(&mut self) {
-        let News { revokes, grants, forced } = news(self.machine.take_effects());
+        let News { revokes, grants, notices } = news(self.machine.take_effects());
         if !grants.is_empty() {
             self.outlets.retryer.give(RetryerEvent::Granted(grants));
         }
-        if !forced.is_empty() {
-            self.outlets.revoker.give(RevokerEvent::Forced(forced));
+        if !notices.is_empty() {
+            self.outlets.revoker.give(RevokerEvent::Notices(notices));
         }
         if !revokes.is_empty() {
             self.outlets.counters.revokes(revokes.len());

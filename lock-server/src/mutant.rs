@@ -51,6 +51,10 @@ pub enum Mutant {
     ForcesAtOnce,
     /// Force: nobody tells the holder.
     ForcesSilently,
+    /// Recovery: the locks of a dead session that is to be recovered are free when it dies.
+    FreesUnrecovered,
+    /// Recovery: whoever says that a session is recovered is believed.
+    AnyRecoverer,
     /// Revokes: a new primary derives none, and keep-alives carry none.
     LostRevoke,
     /// Revokes: none is repeated, and keep-alives carry none.
@@ -61,7 +65,7 @@ pub enum Mutant {
 
 /// All of them, with their names on the command line.
 #[cfg(any(test, feature = "mutants"))]
-pub const MUTANTS: [(&str, Mutant); 26] = [
+pub const MUTANTS: [(&str, Mutant); 28] = [
     ("clock-first", Mutant::ClockFirst),
     ("elapsed-twice", Mutant::ElapsedTwice),
     ("former-term", Mutant::FormerTerm),
@@ -85,6 +89,8 @@ pub const MUTANTS: [(&str, Mutant); 26] = [
     ("release-unchecked", Mutant::ReleaseUnchecked),
     ("forces-at-once", Mutant::ForcesAtOnce),
     ("forces-silently", Mutant::ForcesSilently),
+    ("frees-unrecovered", Mutant::FreesUnrecovered),
+    ("any-recoverer", Mutant::AnyRecoverer),
     ("lost-revoke", Mutant::LostRevoke),
     ("revokes-once", Mutant::RevokesOnce),
     ("revokes-newest", Mutant::RevokesNewest),

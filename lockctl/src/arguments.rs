@@ -59,6 +59,9 @@ The holder is told, and its guards become invalid. Others may have the lock when
 confirms, or when its lease would have ended, whichever is first. With --now they may have it at
 once, while the holder may still believe that it does: then only the token tells them apart.
 
+A lock that a dead session keeps, for its lock delay or until a session of its group has
+recovered it, is freed only with --without-recovery: what was not flushed may then be lost.
+
 Exit status: 1 if nobody holds the lock with that token.
 
 Examples:
@@ -158,6 +161,9 @@ pub(crate) enum Action {
         /// Do not wait until the holder knows.
         #[arg(long)]
         now: bool,
+        /// Free a lock that a dead session keeps, though nobody has recovered what it left.
+        #[arg(long, conflicts_with = "now")]
+        without_recovery: bool,
     },
     /// Show the cluster: each member, and whether it serves.
     Status {

@@ -63,7 +63,9 @@ fn dispatch(arguments: Arguments) -> Result<u8, Failure> {
         Action::Run(options) => on_main_thread(run::run(&options, &common)),
         Action::Locks { prefix } => on_main_thread(locks::list(&prefix, &common)),
         Action::Inspect { name } => on_main_thread(locks::inspect(&name, &common)),
-        Action::ForceRelease { name, token, now } => on_main_thread(force::release(&name, token, now, &common)),
+        Action::ForceRelease { name, token, now, without_recovery } => {
+            on_main_thread(force::release(&name, token, now, without_recovery, &common))
+        }
         Action::Status { watch: false, .. } => on_main_thread(status::show(&common)),
         Action::Status { watch: true, interval } => on_main_thread(watch::show(interval, &common)),
         Action::Members { change: None } => on_main_thread(status::members(&common)),

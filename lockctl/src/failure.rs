@@ -66,6 +66,7 @@ impl From<ConnectError> for Failure {
                 Failure::new(exit::UNAVAILABLE, no_cluster("no primary opened a session", waited, &tried))
             }
             ConnectError::Refused(tried) => Failure::new(exit::UNAVAILABLE, tried),
+            ConnectError::Group(_) => Failure::usage(error),
             ConnectError::Thread(_) | ConnectError::ThreadEnded => Failure::system(error),
         }
     }

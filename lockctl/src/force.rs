@@ -18,20 +18,32 @@ struct Done<'a> {
 }
 
 /// `lockctl force-release`.
-pub(crate) async fn release(name: &LockName, token: u64, now: bool, common: &Common) -> Result<u8, Failure> {
+pub(crate) async fn release(
+    name: &LockName,
+    token: u64,
+    now: bool,
+    without_recovery: bool,
+    common: &Common,
+) -> Result<u8, Failure> {
     let token = FencingToken(token);
     let client = connect_to_ask(common).await?;
-    let ended = client.force_release(ForceRelease { name: name.clone(), token, now }).await;
+    let ended = match without_recovery {
+        true => client.force_kept(name.as_str(), token).await,
+        false => client.force_release(ForceRelease { name: name.clone(), token, now }).await,
+    };
     close(&client).await;
     let ended = ended?;
     if common.json {
         print_json(&Done { name, token, ended: &ended })?;
     }
     if ended.is_empty() {
-        let line = format!("nobody holds '{name}' with token {token}; 'lockctl inspect {name}' shows who does");
+        let who = if without_recovery { "no dead session keeps" } else { "nobody holds" };
+        let line = format!("{who} '{name}' with token {token}; 'lockctl inspect {name}' shows who does");
         return Err(Failure::new(exit::NOT_HELD, line));
     }
-    if ended.iter().any(|tenure| tenure.withheld_ms.is_none()) {
+    if without_recovery {
+        say("what the dead session had not flushed under this lock may be lost");
+    } else if ended.iter().any(|tenure| tenure.withheld_ms.is_none()) {
         say("the holder may not know yet: until its lease has ended, only the token tells it from the next one");
     }
     if !common.json {

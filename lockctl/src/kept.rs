@@ -38,11 +38,20 @@ fn who(kept: &KeptLocks) -> String {
 }
 
 fn why(kept: &KeptLocks) -> String {
-    format!("withheld for {} more, its lock delay", age(kept.delay_left_ms))
+    let delay = || format!("withheld for {} more, its lock delay", age(kept.delay_left_ms));
+    let Some(recovery) = &kept.recovery else { return delay() };
+    match &recovery.by {
+        Some(by) => {
+            format!("session {} of group '{}' recovers it, under token {}", by.session, recovery.group, by.token)
+        }
+        None => format!("they wait for recovery, and nobody of group '{}' is there to do it", recovery.group),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use lock_client::{GroupName, Recoverer, Recovering, RecoveryToken};
+
     use super::*;
 
     fn dead(delay_left_ms: u64) -> KeptLocks {
@@ -53,7 +62,7 @@ mod tests {
             pid: 42,
             locks: 12,
             delay_left_ms,
-            group: None,
+            recovery: None,
         }
     }
 
@@ -62,6 +71,11 @@ mod tests {
         let line = "session 3 (indexer-7 on db1, pid 42) is dead and keeps 12 locks: \
                     withheld for 1.5 s more, its lock delay\n";
         assert_eq!(text(&[dead(1_500)]), line);
+        let group = GroupName::new("volume-7").expect("a name");
+        let by = Recoverer { session: SessionId(5), token: RecoveryToken(77), patience_ms: 1 };
+        let recovering = |by| why(&KeptLocks { recovery: Some(Recovering { group: group.clone(), by }), ..dead(0) });
+        assert_eq!(recovering(Some(by)), "session 5 of group 'volume-7' recovers it, under token 77");
+        assert!(recovering(None).ends_with("nobody of group 'volume-7' is there to do it"));
         assert!(text(&[KeptLocks { locks: 1, ..dead(0) }]).contains("keeps 1 lock:"));
         assert_eq!(of(vec![dead(1)], |session| session == SessionId(4)), []);
     }

@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use lock_client::{MemberStatus, Role, ViewSummary, member_status};
+use lock_client::{MemberStatus, Role, ViewSummary, member_kept, member_status};
 use serde::Serialize;
 
 use crate::arguments::Common;
 use crate::dispatch::{print, print_json, say};
 use crate::failure::{Failure, exit, no_cluster, one_line};
+use crate::kept;
 use crate::table::{Align, Table};
 
 /// One member's answer takes no longer, or it counts as unreachable.
@@ -67,9 +68,19 @@ pub(crate) async fn show(common: &Common) -> Result<u8, Failure> {
     } else if gathered.is_answered() {
         print(&gathered.table());
         print(&format!("{}\n", gathered.verdict()));
+        print(&kept_text(&gathered).await);
         gathered.warnings().iter().for_each(|warning| say(warning));
     }
     gathered.check(begun.elapsed())
+}
+
+/// A line for each dead session whose locks are not free, where the primary tells.
+async fn kept_text(gathered: &Gathered) -> String {
+    let Some(primary) = gathered.primary() else { return String::new() };
+    match tokio::time::timeout(MEMBER_TIMEOUT, member_kept(primary)).await {
+        Ok(Ok((kept, more))) => kept::text(&kept) + if more { "and more dead sessions keep locks\n" } else { "" },
+        _ => String::new(),
+    }
 }
 
 /// `lockctl members`.

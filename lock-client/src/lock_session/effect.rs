@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use lock_protocol::{FencingToken, KeepAlive, LockName, Mode, Submission};
+use lock_protocol::{FencingToken, KeepAlive, LockName, Mode, RecoveryReport, Submission};
 use wire::Endpoint;
 
 use crate::cache::{Grant, WaiterId};
 use crate::error::AcquireError;
 use crate::fate::{SessionEvent, Stage};
 use crate::outbox::BatchId;
+use crate::recovery::RecoveryEffect;
 
 /// One attempt to connect, and the connections that came of it; events that name an earlier one are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +55,15 @@ pub enum SessionEffect<W> {
         /// The message.
         keep_alive: KeepAlive,
     },
+    /// Send it; then `LockSession::on_reported`.
+    Report {
+        /// Over which connection.
+        link: LinkId,
+        /// The message.
+        report: RecoveryReport,
+    },
+    /// Run the owner's hook for a dead session, then `LockSession::on_hook_ended`; or drop it.
+    Recover(RecoveryEffect),
     /// Ask the server to end the session; then `LockSession::on_closed`.
     Close {
         /// Over which connection.

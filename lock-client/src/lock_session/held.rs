@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use lock_protocol::LockName;
+use lock_protocol::{DeadSession, LockName};
 
 use super::{SessionEffect, ending};
 use crate::cache::{CachedLock, Effect, Step};
 use crate::error::AcquireError;
 use crate::fate::{self, CacheLimits, Locks, SessionEvent, Stage};
 use crate::outbox::Outbox;
+use crate::recovery::Recoveries;
 use crate::session::Session;
 
 /// The part that the locks act on.
@@ -24,6 +25,7 @@ pub(super) struct Held<W> {
     pub(super) stage: Stage,
     pub(super) flushes: bool,
     pub(super) waiters: usize,
+    pub(super) recoveries: Recoveries,
     pub(super) effects: Vec<SessionEffect<W>>,
 }
 
@@ -117,5 +119,9 @@ impl<W> Locks for Held<W> {
 
     fn tell(&mut self, event: SessionEvent) {
         self.effects.push(SessionEffect::Tell(event));
+    }
+
+    fn recover(&mut self, dead: DeadSession) {
+        self.recoveries.on_notice(self.now_ns, dead);
     }
 }

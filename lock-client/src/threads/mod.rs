@@ -51,6 +51,7 @@ fn bench() -> (Arc<Bench>, crate::releaser::Work) {
     let shared = Shared::new(
         session,
         releaser,
+        crate::recoverer::Recoverer::new(None, Duration::ZERO),
         CacheLimits { locks: 1, idle_ns: 0 },
         RUNTIME.with(|handle| handle.handle().clone()),
     );

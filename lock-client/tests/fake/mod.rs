@@ -10,7 +10,8 @@ use futures::StreamExt;
 use lock_protocol::{
     Activity, Answer, Command, FencingToken, ForceRelease, ForcedTenure, Holder, KeepAlive, LockCallbackClient,
     LockEntry, LockName, LockService, MemberChange, MemberStatus, Mode, Notice, Open, OpenWith, Opened, Outcome, Query,
-    Refusal, Renewed, Request, RequestNumber, Requeued, Role, SessionEnd, SessionId, Submission, Waiter,
+    RecoveryAnswer, RecoveryReport, Refusal, Renewed, Request, RequestNumber, Requeued, Role, SessionEnd, SessionId,
+    Submission, Waiter,
 };
 use parking_lot::Mutex;
 use tarpc::context::Context;
@@ -372,6 +373,14 @@ impl LockService for Server {
 
     async fn end(self, context: Context, session: SessionId, _: SessionEnd) -> Result<(), Refusal> {
         self.close(context, session).await
+    }
+
+    async fn report_recovery(self, _: Context, _: RecoveryReport) -> Result<RecoveryAnswer, Refusal> {
+        Ok(RecoveryAnswer::NotAssigned)
+    }
+
+    async fn force_kept(self, _: Context, _: LockName, _: FencingToken) -> Result<Vec<ForcedTenure>, Refusal> {
+        Ok(Vec::new())
     }
 
     async fn submit(self, _: Context, submission: Submission) -> Result<Vec<Outcome>, Refusal> {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lock_protocol::{
-    Activity, Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberChange, MemberStatus, Open, OpenWith,
-    Opened, Outcome, Query, Refusal, Renewed, SessionEnd, SessionId, Submission,
+    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, KeepAlive, LockName, LockService, MemberChange,
+    MemberStatus, Open, OpenWith, Opened, Outcome, Query, RecoveryAnswer, RecoveryReport, Refusal, Renewed, SessionEnd,
+    SessionId, Submission,
 };
 use rsm::{Change, ChangeError, Kind, MemberId};
 use tarpc::context::Context;
@@ -86,6 +87,21 @@ impl LockService for Service {
             tracing::warn!(%name, op, session = %tenure.session, "an operator ended this tenure by force");
         }
         ended
+    }
+
+    async fn force_kept(self, _: Context, name: LockName, token: FencingToken) -> Result<Vec<ForcedTenure>, Refusal> {
+        let op = Op::ForceKept { name: name.clone(), token };
+        let work = async { answers::forced(&self.submit_one(op).await?) };
+        let ended = self.count(Request::ForceRelease, work).await;
+        for tenure in ended.iter().flatten() {
+            tracing::warn!(%name, op = token.0, session = %tenure.session, "an operator freed this lock of a dead session without its recovery");
+        }
+        ended
+    }
+
+    async fn report_recovery(self, _: Context, report: RecoveryReport) -> Result<RecoveryAnswer, Refusal> {
+        let work = async { answers::recovery(&self.submit_one(Op::Recovery(report)).await?) };
+        self.count(Request::Recovery, work).await
     }
 
     async fn status(self, _: Context) -> MemberStatus {

@@ -124,6 +124,8 @@ impl Machine {
             Op::Sweep => self.on_sweep(),
             Op::Close { session } => self.on_close(session),
             Op::End { session, end } => self.on_end(session, end),
+            Op::Recovery(report) => self.on_recovery(report),
+            Op::ForceKept { name, token } => self.on_force_kept(&name, token),
             Op::Read(query) => Reply::Answer(self.on_read(&query)),
             Op::ForceRelease(force) => self.on_force(&force),
         }
@@ -151,6 +153,7 @@ impl Machine {
             false => self.time.advance(elapsed_us, self.sessions.shortest_lease()),
         }
         let expired = self.sessions.expire(self.applied, self.time, &mut self.statistics);
+        self.on_recovery_time();
         let mut gone = Vec::new();
         let mut forced = BTreeSet::new();
         for &(session, floor) in keep_alives {
@@ -180,7 +183,11 @@ impl StateMachine for Machine {
         }
         self.applied = op;
         let reply = match Op::decode(command) {
-            Ok(op) => self.dispatch(op),
+            Ok(op) => {
+                let reply = self.dispatch(op);
+                self.assign();
+                reply
+            }
             Err(_) => Reply::Malformed,
         };
         let reply = reply.encode();

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use lock_protocol::{FencingToken, LockName, Mode, Notice, RequestNumber, SessionId};
+use lock_protocol::{DeadSession, FencingToken, LockName, Mode, Notice, RequestNumber, SessionId};
 
 use super::Machine;
 use super::lock::Tenure;
@@ -54,6 +54,13 @@ pub enum Effect {
         name: LockName,
         /// The tenure.
         token: FencingToken,
+    },
+    /// A recovery was assigned. Not derived anew: each keep-alive tells of it.
+    Recover {
+        /// To whom.
+        session: SessionId,
+        /// Who is to be recovered.
+        dead: DeadSession,
     },
 }
 
@@ -140,14 +147,15 @@ impl Machine {
         asked.take(limit).collect()
     }
 
-    /// What one session is to be told of: tenures that were ended by force, then revokes, each by name; and whether there is more
-    /// than `limit`. For the reply to its keep-alive with [`lock_protocol::NOTICES_MAX`], so that nothing that was ended is left out.
+    /// What one session is to be told of: recoveries, tenures that were ended by force, then revokes; and whether there is more than
+    /// `limit`. For the reply to its keep-alive with [`lock_protocol::NOTICES_MAX`], so that nothing that was ended is left out.
     pub fn revokes_of(&self, session: SessionId, limit: usize) -> (Vec<Notice>, bool) {
         let names = self.effects.asked.get(&session).into_iter().flatten();
         let revokes = names.filter_map(|name| self.revoke_of(session, name)).map(Notice::from);
-        let mut notices = self.forced_notices(session).chain(revokes);
+        let (recoveries, more) = self.recoveries_of(session);
+        let mut notices = recoveries.chain(self.forced_notices(session)).chain(revokes);
         let first = notices.by_ref().take(limit).collect();
-        (first, notices.next().is_some())
+        (first, more || notices.next().is_some())
     }
 
     /// Whether this tenure still stands in somebody's way, and what it may keep: none where a revoke of it is moot.

@@ -16,6 +16,8 @@ use lock_protocol::{
 use super::effects::Effect;
 use super::lock::Tenure;
 use super::op::Reply;
+use super::sessions::Session;
+use super::sweep::SWEEP_MAX_STEPS;
 use super::{Machine, time::ServiceTime};
 use crate::mutant::Mutant;
 
@@ -37,6 +39,9 @@ pub(super) struct Forced {
 impl Machine {
     pub(super) fn on_force(&mut self, force: &ForceRelease) -> Reply {
         let ForceRelease { name, token, now } = force;
+        if self.kept_tenures(name, *token).next().is_some() {
+            return Reply::Refused("a dead session keeps it, for its recovery or its lock delay".into());
+        }
         let holders = self.table.get(name).into_iter().flat_map(|lock| lock.holders());
         // What dead sessions hold is the sweep's.
         let is_meant = |tenure: &&Tenure| tenure.token() == *token && self.sessions.live(tenure.session).is_some();
@@ -62,6 +67,29 @@ impl Machine {
         }
         ended.truncate(PAGE_MAX_ENTRIES);
         Reply::Forced(ended)
+    }
+
+    /// Frees a lock that a dead session keeps.
+    pub(super) fn on_force_kept(&mut self, name: &LockName, token: FencingToken) -> Reply {
+        let sessions: Vec<SessionId> = self.kept_tenures(name, token).collect();
+        for &session in &sessions {
+            self.statistics.forced += 1;
+            let (table, mut around) = self.table_and_around();
+            table.release(&mut around, session, name, None);
+            let is_done = |entry: &Session| entry.is_swept() && entry.held.is_empty();
+            if self.sessions.get(session).is_some_and(is_done) {
+                self.sessions.free(self.applied, session);
+                self.clean_up(session, SWEEP_MAX_STEPS);
+            }
+        }
+        Reply::Forced(sessions.into_iter().map(|session| ForcedTenure { session, withheld_ms: None }).collect())
+    }
+
+    /// The dead session that keeps this tenure, if one does.
+    fn kept_tenures(&self, name: &LockName, token: FencingToken) -> impl Iterator<Item = SessionId> {
+        let holders = self.table.get(name).into_iter().flat_map(|lock| lock.holders());
+        let holders = holders.filter(move |tenure| tenure.token() == token).map(|tenure| tenure.session);
+        holders.filter(move |&session| self.is_kept(session, name))
     }
 
     fn end_by_force(&mut self, name: &LockName, tenure: &Tenure) {

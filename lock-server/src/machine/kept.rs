@@ -2,6 +2,7 @@
 //!
 //! A session that was closed in order keeps nothing. One that expired, or was abandoned, may have sent something in the name of a lock
 //! that has not arrived yet; where it asked for a lock delay, its exclusive locks are withheld from others for so long in service time.
+//! One whose death requires a recovery keeps them until that is done (see `recovery.rs`), and until its lock delay has ended.
 //!
 //! Why it is right: the tenure stays where it is, in the way of all others, and `pass_on` knows nothing of death: so nobody can be granted
 //! beside it. It gives no revoke, because who is dead is not asked. What it waited for and what it held shared is cleaned up at once, as behind
@@ -12,6 +13,7 @@ use lock_protocol::{Answer, KeptLocks, LockName, Mode, PAGE_MAX_ENTRIES, Session
 
 use super::Machine;
 use super::op::Reply;
+use super::recovery::Recovery;
 use super::sessions::{Ending, Session};
 use super::time::ServiceTime;
 
@@ -20,6 +22,8 @@ use super::time::ServiceTime;
 pub(super) struct Kept {
     /// Its lock delay ends then, service time, µs.
     pub(super) until_us: u64,
+    /// None where none is required, or it is done.
+    pub(super) recovery: Option<Recovery>,
     /// How far the sweep has come.
     pub(super) swept: Swept,
 }
@@ -33,15 +37,24 @@ pub(super) enum Swept {
     All,
 }
 
+impl Kept {
+    /// When the locks are free if nothing else happens; none while a recovery has to be done first.
+    pub(super) fn free_at_us(&self) -> Option<u64> {
+        self.recovery.is_none().then_some(self.until_us)
+    }
+}
+
 impl Session {
     /// What it keeps if it ends now.
     pub(super) fn keeps(&self, ending: Ending, now: ServiceTime) -> Option<Kept> {
         let until_us = match ending {
             Ending::Closed => return None,
-            Ending::Expired => now.renewed_until(self.lock_delay()),
-            Ending::Abandoned => now.delayed_until(self.lock_delay(), self.lease),
+            Ending::Abandoned if !self.lock_delay().is_zero() => now.delayed_until(self.lock_delay(), self.lease),
+            Ending::Abandoned | Ending::Expired => now.renewed_until(self.lock_delay()),
         };
-        (!self.lock_delay().is_zero()).then_some(Kept { until_us, swept: Swept::Nothing })
+        let recovery = self.is_recovery_required().then(Recovery::new);
+        let keeps = recovery.is_some() || !self.lock_delay().is_zero();
+        (keeps && !self.held.is_empty()).then_some(Kept { until_us, recovery, swept: Swept::Nothing })
     }
 
     /// The name that the sweep looks at next, among those that it holds.
@@ -83,7 +96,7 @@ impl Machine {
             && let Some((_, session)) = self.sessions.first_delayed()
         {
             steps -= 1;
-            self.sessions.end_delay(self.applied, session);
+            self.sessions.free(self.applied, session);
         }
         steps
     }
@@ -97,7 +110,7 @@ impl Machine {
             pid: session.identity.pid,
             locks: session.held.len() as u64,
             delay_left_ms: ServiceTime(kept.until_us).ms_since(self.time.0),
-            group: None,
+            recovery: self.recovering(session),
         });
         let entries = kept.by_ref().take(limit).collect();
         Answer::Kept { entries, more: kept.next().is_some() }

@@ -30,6 +30,9 @@
 //!
 //! **Lock delay.** The exclusive locks of a session that expired or was abandoned can stay held for a while, by its own wish.
 //!
+//! **Recovery.** Where the session asked for it, they stay held until a live session of its group, to which this is assigned by an op,
+//! says that it has recovered what the dead one left.
+//!
 //! **Locks.** A lock exists while somebody holds it. Whoever finds it in the way joins the end of its queue; what frees it
 //! grants it to the head of the queue in the same op, and a waiting exclusive stops later shared ones. The token of a
 //! tenure is the number of the op that granted it. A holder who is alone, with nobody waiting, may turn its shared tenure into an exclusive
@@ -49,7 +52,7 @@
 //!
 //! # Limits of this implementation
 //!
-//! - One name per request: sets of locks and recovery of a dead holder's log are not there. They would be appended to [`Op`] and to the wire's commands.
+//! - One name per request: sets of locks are not there. They would be appended to [`Op`] and to the wire's commands.
 //! - A group of shared waiters is granted in one op, however large.
 //! - Tenures with one token (shared ones, granted by one op) are ended by force together, in one op, however many.
 //! - Who is of a release that does not know an op executes nothing for it: force and upgrades are to be used when all members know them.
@@ -64,6 +67,7 @@ mod lock;
 mod op;
 mod queries;
 mod queue;
+mod recovery;
 mod requests;
 mod running_hash;
 mod sessions;

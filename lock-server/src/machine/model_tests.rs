@@ -1,5 +1,6 @@
 //! The machine against a model without any cleverness, over long random runs: lists that are searched from the front.
 
+mod deaths;
 mod model;
 mod parts;
 mod run;

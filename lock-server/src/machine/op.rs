@@ -5,8 +5,8 @@
 //! their last byte are refused as a whole: a half-understood op must not be half executed.
 
 use lock_protocol::{
-    Answer, ForceRelease, ForcedTenure, Open, OpenWith, Opened, Outcome, Query, Request, RequestNumber, SessionEnd,
-    SessionId,
+    Answer, FencingToken, ForceRelease, ForcedTenure, LockName, Open, OpenWith, Opened, Outcome, Query, RecoveryAnswer,
+    RecoveryReport, Request, RequestNumber, SessionEnd, SessionId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -37,14 +37,14 @@ pub enum Op {
     },
     /// Cleans up behind dead sessions. Reply: `Swept`.
     Sweep,
-    /// Ends a session. Reply: `Closed`, also where it was gone.
+    /// Ends a session. Reply: `Closed`, also where it was gone; `Refused` where it must say more.
     Close {
         /// Which.
         session: SessionId,
     },
     /// Reads. Reply: `Answer`.
     Read(Query),
-    /// Ends a tenure by force. Reply: `Forced`, or `Busy`.
+    /// Ends a tenure by force. Reply: `Forced`, `Busy`, or `Refused` where a dead session keeps it.
     ForceRelease(ForceRelease),
     /// As `Open`, with options.
     OpenWith(OpenWith),
@@ -54,6 +54,15 @@ pub enum Op {
         session: SessionId,
         /// How.
         end: SessionEnd,
+    },
+    /// What a session says about a recovery that was assigned to it. Reply: `Recovery` or `SessionGone`.
+    Recovery(RecoveryReport),
+    /// Frees a lock that a dead session keeps, whatever it waits for. Reply: `Forced`.
+    ForceKept {
+        /// The lock.
+        name: LockName,
+        /// The tenure.
+        token: FencingToken,
     },
 }
 
@@ -86,7 +95,7 @@ pub enum Reply {
     Malformed,
     /// The op number was executed before; nothing was executed.
     Replayed,
-    /// To `ForceRelease`: the tenures that are ended; none where nobody holds the lock with that token.
+    /// To `ForceRelease` and `ForceKept`: the tenures that are ended; none where nobody holds the lock with that token.
     Forced(Vec<ForcedTenure>),
     /// To `Tick`, as `Ticked`, where sessions are to be told of force.
     TickedForced {
@@ -97,6 +106,12 @@ pub enum Reply {
         /// Renewed, but to be answered only together with the notices of what was ended by force; ascending.
         forced: Vec<SessionId>,
     },
+    /// Not executed; why, for a person.
+    Refused(String),
+    /// To `Recovery`.
+    Recovery(RecoveryAnswer),
+    /// To `Recovery`: who asks is dead or unknown.
+    SessionGone,
 }
 
 /// Bytes that are no op or reply.
@@ -164,7 +179,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FormatError> {
 mod tests {
     use super::*;
     use lock_protocol::{
-        ClientIdentity, Command, FencingToken, GroupName, LockName, Mode, RecoveryGroup, SessionOptions,
+        ClientIdentity, Command, GroupName, Mode, RecoveryGroup, RecoveryStep, RecoveryToken, SessionOptions,
     };
 
     fn release() -> Op {
@@ -217,6 +232,17 @@ mod tests {
         assert_eq!(Op::OpenWith(OpenWith { open, options }).encode(), bytes);
         assert_eq!(Op::End { session: SessionId(9), end: SessionEnd::Flushed }.encode(), [1, 8, 9, 0]);
         assert_eq!(Op::End { session: SessionId(9), end: SessionEnd::Abandoned }.encode(), [1, 8, 9, 1]);
+        let (session, dead, token) = (SessionId(9), SessionId(7), RecoveryToken(300));
+        let report = |step| Op::Recovery(RecoveryReport { session, dead, token, step }).encode();
+        assert_eq!(report(RecoveryStep::Progress), [1, 9, 9, 7, 0xac, 2, 0]);
+        assert_eq!(report(RecoveryStep::Recovered)[6], 1);
+        assert_eq!(report(RecoveryStep::Declined)[6], 2);
+        let name = LockName::new("a").expect("a name");
+        assert_eq!(Op::ForceKept { name, token: FencingToken(300) }.encode(), [1, 10, 1, b'a', 0xac, 2]);
+        assert_eq!(Reply::Refused("no".into()).encode(), [1, 11, 2, b'n', b'o']);
+        assert_eq!(Reply::Recovery(RecoveryAnswer::Accepted).encode(), [1, 12, 0]);
+        assert_eq!(Reply::Recovery(RecoveryAnswer::NotAssigned).encode(), [1, 12, 1]);
+        assert_eq!(Reply::SessionGone.encode(), [1, 13]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use lock_protocol::{
 
 use super::force::Forced;
 use super::kept::{Kept, Swept};
+use super::recovery::Recoveries;
 use super::statistics::Statistics;
 use super::time::ServiceTime;
 use super::versioned::Versioned;
@@ -56,9 +57,11 @@ pub(super) struct Sessions {
     deadlines: BTreeSet<(u64, SessionId)>,
     /// To be swept.
     dead: BTreeSet<SessionId>,
-    /// Dead ones that keep locks, and the end of their lock delay while it is to come, service time, µs.
-    delayed: BTreeSet<(u64, SessionId)>,
+    /// Dead ones that keep locks.
     kept: BTreeSet<SessionId>,
+    /// Those of them that wait for the end of their lock delay only, service time, µs.
+    delayed: BTreeSet<(u64, SessionId)>,
+    recoveries: Recoveries,
     /// Tenures that were ended by force and are still in the way of others, with the service time until which they are, µs.
     withheld: BTreeSet<(u64, SessionId, LockName)>,
     /// How many have this lease, the dead included.
@@ -80,6 +83,10 @@ pub(super) enum Ending {
 impl Session {
     pub(super) fn lock_delay(&self) -> Duration {
         Duration::from_millis(self.options.lock_delay_ms)
+    }
+
+    pub(super) fn is_recovery_required(&self) -> bool {
+        self.options.recovery.as_ref().is_some_and(|group| group.required)
     }
 
     /// Whether it is dead and there is nothing to sweep behind it for now.
@@ -170,9 +177,15 @@ impl Sessions {
             }
             if let Some(kept) = &session.kept {
                 self.kept.insert(id);
-                self.delayed.insert((kept.until_us, id));
+                self.delayed.extend(kept.free_at_us().map(|free_us| (free_us, id)));
+            }
+            if let Some((group, recovery)) = session.recovery() {
+                self.recoveries.enter(group, id, recovery);
             }
         } else {
+            if let Some(group) = session.group() {
+                self.recoveries.joined(group, id);
+            }
             self.deadlines.insert((session.deadline_us, id));
             self.nonces.insert(session.nonce, id);
         }
@@ -220,10 +233,16 @@ impl Sessions {
         session.dead = true;
         session.changed = op;
         session.window = Window::default();
-        session.kept = session.keeps(ending, now);
+        session.kept = session.keeps(ending, now).filter(|_| !self.mutation.is(Mutant::FreesUnrecovered));
+        if let Some(group) = session.group() {
+            self.recoveries.left(group, id);
+        }
         if let Some(kept) = &session.kept {
             self.kept.insert(id);
-            self.delayed.insert((kept.until_us, id));
+            self.delayed.extend(kept.free_at_us().map(|free_us| (free_us, id)));
+        }
+        if session.recovery().is_some() {
+            self.recoveries.died(id);
         }
         for (name, forced) in std::mem::take(&mut session.forced) {
             if let Some(until_us) = forced.withheld_until_us {
@@ -281,9 +300,41 @@ impl Sessions {
         kept.filter_map(|&id| self.get(id).and_then(|session| Some((id, session, session.kept.as_ref()?))))
     }
 
-    /// The lock delay of a dead session is over: it is swept anew, and keeps nothing.
-    pub(super) fn end_delay(&mut self, op: u64, id: SessionId) {
+    /// Its locks are free where its lock delay has ended too.
+    pub(super) fn is_recovered(&mut self, op: u64, id: SessionId, now: ServiceTime) {
+        let free_us = self.get(id).and_then(|session| session.kept.as_ref()?.free_at_us());
+        match free_us {
+            Some(free_us) if free_us > now.0 => {
+                self.delayed.insert((free_us, id));
+            }
+            Some(_) => self.free(op, id),
+            None => {}
+        }
+    }
+
+    /// The sessions came from a snapshot: their recoveries are assigned as they should be.
+    pub(super) fn is_assigned(&mut self) {
+        self.recoveries.clear_pending();
+    }
+
+    pub(super) fn recoveries_seen(&self) -> &Recoveries {
+        &self.recoveries
+    }
+
+    pub(super) fn recoveries(&mut self) -> &mut Recoveries {
+        &mut self.recoveries
+    }
+
+    pub(super) fn with_recoveries(&mut self) -> (&mut Versioned<SessionId, Session>, &mut Recoveries) {
+        (&mut self.by_id, &mut self.recoveries)
+    }
+
+    /// Nothing keeps the locks of a dead session any longer: it is swept anew.
+    pub(super) fn free(&mut self, op: u64, id: SessionId) {
         let Some(session) = self.by_id.get_mut(&id) else { return };
+        if let Some((group, recovery)) = session.recovery() {
+            self.recoveries.remove(group, id, recovery);
+        }
         let Some(kept) = session.kept.take() else { return };
         session.changed = op;
         self.delayed.remove(&(kept.until_us, id));
@@ -300,11 +351,12 @@ impl Sessions {
         }
     }
 
-    /// The sweep has come to the end of what a dead session has. Without locks it is forgotten.
+    /// The sweep has come to the end of what a dead session has. Without locks nothing has to be recovered, and it is forgotten.
     pub(super) fn swept(&mut self, op: u64, id: SessionId) {
         let Some(session) = self.by_id.get_mut(&id) else { return };
         session.changed = op;
         if session.held.is_empty() {
+            self.free(op, id);
             return self.forget(id);
         }
         if let Some(kept) = &mut session.kept {
@@ -318,14 +370,10 @@ impl Sessions {
         let Entry::Occupied(entry) = self.by_id.entry(id) else { return };
         let session = entry.remove();
         assert!(
-            session.dead && session.held.is_empty() && session.waiting.is_empty(),
+            session.dead && session.held.is_empty() && session.waiting.is_empty() && session.kept.is_none(),
             "session {id} is forgotten while it lives or has locks"
         );
         self.dead.remove(&id);
-        self.kept.remove(&id);
-        if let Some(kept) = &session.kept {
-            self.delayed.remove(&(kept.until_us, id));
-        }
         if self.nonces.get(&session.nonce) == Some(&id) {
             self.nonces.remove(&session.nonce);
         }

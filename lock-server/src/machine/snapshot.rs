@@ -24,8 +24,8 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use lock_protocol::{
-    ClientIdentity, FencingToken, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockName, Mode, RequestNumber, SessionId,
-    SessionOptions,
+    ClientIdentity, FencingToken, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockName, Mode, RecoveryToken, RequestNumber,
+    SessionId, SessionOptions,
 };
 use rsm::SnapshotPart;
 use serde::de::DeserializeOwned;
@@ -38,6 +38,7 @@ use super::kept::{Kept, Swept};
 use super::limits::Limits;
 use super::lock::{Lock, Many, Tenure};
 use super::queue::{Queue, Waiter};
+use super::recovery::{Recovery, Turn};
 use super::running_hash::RunningHash;
 use super::sessions::{Session, Sessions};
 use super::statistics::Statistics;
@@ -90,7 +91,20 @@ struct SessionRecord {
 #[derive(Serialize, Deserialize)]
 struct KeptRecord {
     until_us: u64,
+    recovery: Option<RecoveryRecord>,
     swept: SweptRecord,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RecoveryRecord {
+    tried: SessionId,
+    turn: TurnRecord,
+}
+
+#[derive(Serialize, Deserialize)]
+enum TurnRecord {
+    Vacant { again_us: Option<u64> },
+    Assigned { to: SessionId, token: RecoveryToken, until_us: u64 },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -214,6 +228,8 @@ impl Machine {
             let (id, session) = record.check(&header)?;
             sessions.insert(id, session);
         }
+        check_recoveries(&header, &sessions)?;
+        sessions.is_assigned();
         let mut table = Table::default();
         table.versioned().mutation = self.mutation;
         let mut last = None;
@@ -393,7 +409,7 @@ impl KeptRecord {
             Swept::UpTo(name) => SweptRecord::UpTo(name.clone()),
             Swept::All => SweptRecord::All,
         };
-        KeptRecord { until_us: kept.until_us, swept }
+        KeptRecord { until_us: kept.until_us, recovery: kept.recovery.map(RecoveryRecord::of), swept }
     }
 
     fn kept(self) -> Kept {
@@ -402,8 +418,42 @@ impl KeptRecord {
             SweptRecord::UpTo(name) => Swept::UpTo(name),
             SweptRecord::All => Swept::All,
         };
-        Kept { until_us: self.until_us, swept }
+        Kept { until_us: self.until_us, recovery: self.recovery.map(RecoveryRecord::recovery), swept }
     }
+}
+
+impl RecoveryRecord {
+    fn of(recovery: Recovery) -> RecoveryRecord {
+        let turn = match recovery.turn {
+            Turn::Vacant { again_us } => TurnRecord::Vacant { again_us },
+            Turn::Assigned { to, token, until_us } => TurnRecord::Assigned { to, token, until_us },
+        };
+        RecoveryRecord { tried: recovery.tried, turn }
+    }
+
+    fn recovery(self) -> Recovery {
+        let turn = match self.turn {
+            TurnRecord::Vacant { again_us } => Turn::Vacant { again_us },
+            TurnRecord::Assigned { to, token, until_us } => Turn::Assigned { to, token, until_us },
+        };
+        Recovery { tried: self.tried, turn }
+    }
+}
+
+/// Recoveries are assigned to live sessions of their groups, or wait because there is none to ask.
+fn check_recoveries(header: &HeaderRecord, sessions: &Sessions) -> Result<(), SnapshotError> {
+    for (_, session, kept) in sessions.kept_after(None) {
+        let Some((group, recovery)) = session.recovery() else {
+            check(kept.recovery.is_none(), "a session is recovered without a group")?;
+            continue;
+        };
+        if let Turn::Assigned { to, token, .. } = recovery.turn {
+            check(sessions.recoveries_seen().is_live(group, to), "a recovery is assigned to nobody of its group")?;
+            check((1..=header.applied).contains(&token.0), "a recovery was assigned by an op to come")?;
+        }
+        check(!sessions.recoveries_seen().is_overlooked(group, recovery), "a recovery waits though there is somebody")?;
+    }
+    Ok(())
 }
 
 impl ForcedRecord {

@@ -30,7 +30,14 @@ impl Machine {
         Reply::Swept { more: self.needs_sweep() }
     }
 
+    /// The close of a client that says nothing of flushing.
     pub(super) fn on_close(&mut self, session: SessionId) -> Reply {
+        let entry = self.sessions.live(session);
+        if entry.is_some_and(|entry| entry.is_recovery_required() && !entry.held.is_empty()) {
+            return Reply::Refused(
+                "a session whose death requires a recovery ends by saying that its locks were flushed".into(),
+            );
+        }
         self.end_now(session, Ending::Closed)
     }
 
@@ -45,7 +52,7 @@ impl Machine {
     }
 
     /// Takes up to `steps` steps for a dead session; returns how many are left.
-    fn clean_up(&mut self, session: SessionId, mut steps: usize) -> usize {
+    pub(super) fn clean_up(&mut self, session: SessionId, mut steps: usize) -> usize {
         while steps > 0
             && let Some(entry) = self.sessions.get(session).filter(|entry| !entry.is_swept())
         {

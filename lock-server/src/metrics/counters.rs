@@ -35,6 +35,7 @@ label! {
         Close = "close",
         Query = "query",
         ForceRelease = "force_release",
+        Recovery = "recovery",
         Status = "status",
         ChangeMembers = "change_members",
     }

@@ -2,7 +2,9 @@
 //!
 //! Why it is right: an answer that says "not executed" is given only where that holds for every command of the request.
 
-use lock_protocol::{Answer, ForcedTenure, Opened, Outcome, Refusal, SUBMISSION_MAX_REQUESTS, Submission};
+use lock_protocol::{
+    Answer, ForcedTenure, Opened, Outcome, RecoveryAnswer, Refusal, SUBMISSION_MAX_REQUESTS, Submission,
+};
 use rsm::{MemberId, Rejection, View, limits::COMMAND_MAX_BYTES};
 
 use crate::machine::{Op, Reply};
@@ -64,10 +66,11 @@ pub fn opened(bytes: &[u8]) -> Result<Opened, Refusal> {
 /// The answer to a close.
 ///
 /// # Errors
-/// A reply of another op.
+/// The reply's refusal, or a reply of another op.
 pub fn closed(bytes: &[u8]) -> Result<(), Refusal> {
     match reply(bytes)? {
         Reply::Closed => Ok(()),
+        Reply::Refused(why) => Err(Refusal::Invalid(why)),
         other => Err(not_an_answer(&other)),
     }
 }
@@ -90,7 +93,20 @@ pub fn answer(bytes: &[u8]) -> Result<Answer, Refusal> {
 pub fn forced(bytes: &[u8]) -> Result<Vec<ForcedTenure>, Refusal> {
     match reply(bytes)? {
         Reply::Forced(tenures) => Ok(tenures),
+        Reply::Refused(why) => Err(Refusal::Invalid(why)),
         Reply::Busy(limit) => Err(Refusal::Busy(limit)),
+        other => Err(not_an_answer(&other)),
+    }
+}
+
+/// The answer to a report on a recovery.
+///
+/// # Errors
+/// The session is gone, or a reply of another op.
+pub fn recovery(bytes: &[u8]) -> Result<RecoveryAnswer, Refusal> {
+    match reply(bytes)? {
+        Reply::Recovery(answer) => Ok(answer),
+        Reply::SessionGone => Err(Refusal::SessionGone),
         other => Err(not_an_answer(&other)),
     }
 }

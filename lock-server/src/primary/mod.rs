@@ -57,8 +57,8 @@ pub struct News {
     pub revokes: Vec<(Revoke, bool)>,
     /// Queued acquires that were granted.
     pub grants: Vec<(SessionId, Notice)>,
-    /// Tenures that were ended by force.
-    pub forced: Vec<(SessionId, Notice)>,
+    /// Tenures that were ended by force, and recoveries that were assigned.
+    pub notices: Vec<(SessionId, Notice)>,
 }
 
 /// Sorts effects, in their order.
@@ -70,7 +70,8 @@ pub fn news(effects: Vec<Effect>) -> News {
             Effect::Granted { session, name, acquire, token, others_waiting } => {
                 news.grants.push((session, Notice::Granted { name, acquire, token, others_waiting }));
             }
-            Effect::Forced { session, name, token } => news.forced.push((session, Notice::Forced { name, token })),
+            Effect::Forced { session, name, token } => news.notices.push((session, Notice::Forced { name, token })),
+            Effect::Recover { session, dead } => news.notices.push((session, Notice::Recover(dead))),
             // Before it repeats a revoke, the revoker asks the machine whether it still stands.
             Effect::RevokeMoot { .. } => {}
         }

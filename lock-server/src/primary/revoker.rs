@@ -1,5 +1,5 @@
-//! The revoker: tells holders that somebody else wants their locks, or that their tenure was ended by force, until an op makes that
-//! moot.
+//! The revoker: tells holders that somebody else wants their locks, or that their tenure was ended by force, and sessions that they are
+//! to recover another, until an op makes that moot.
 //!
 //! Why it is right: it owns no truth. It remembers for which sessions something stood out, and when to look again; what stands out
 //! is asked of the state each time. A revoke that is new is sent at once as it came, and one that turns out to be moot by then does
@@ -36,8 +36,8 @@ pub enum RevokerEvent {
     Stopped,
     /// New revokes, each with whether the grant itself told of it; see [`super::news`].
     Revokes(Vec<(Revoke, bool)>),
-    /// Tenures that were ended by force; see [`super::news`].
-    Forced(Vec<(SessionId, Notice)>),
+    /// Tenures that were ended by force, and recoveries; see [`super::news`].
+    Notices(Vec<(SessionId, Notice)>),
     /// Events were lost: all revokes are to be derived.
     Lost,
     /// A callback connection appeared.
@@ -130,7 +130,7 @@ impl Revoker {
                     self.on_notice(now, session, (!told_by_grant).then(|| revoke.into()));
                 }
             }
-            RevokerEvent::Forced(notices) => {
+            RevokerEvent::Notices(notices) => {
                 for (session, notice) in notices {
                     self.touched.insert(session);
                     self.on_notice(now, session, Some(notice));
@@ -264,7 +264,7 @@ impl Revoker {
         let Some(asked) = self.asked.get_mut(&session) else { return };
         let in_flight = asked.is_in_flight(now);
         if !in_flight {
-            asked.after = notices.last().filter(|_| notices.len() == NOTICES_MAX).map(|last| last.name().clone());
+            asked.after = notices.last().filter(|_| notices.len() == NOTICES_MAX).and_then(|last| last.name().cloned());
         }
         let mut wait = NEXT_PAGE;
         if in_flight || asked.after.is_none() {

@@ -1,6 +1,6 @@
 //! One scenario for each known bug: it goes wrong where the bug is put back, and does not where it is not.
 
-use lock_protocol::{Answer, Command, FencingToken, Notice, Outcome, Query, RequestNumber, SessionId};
+use lock_protocol::{Answer, Command, FencingToken, Notice, Outcome, Query, RecoveryStep, RequestNumber, SessionId};
 use rsm::StateMachine;
 
 use super::{Primary, S, X, ms, name, token};
@@ -35,6 +35,8 @@ fn scenario(mutant: Mutant) -> Scenario {
         Mutant::ReleaseUnchecked => late_release_ends_a_later_tenure,
         Mutant::ForcesAtOnce => next_has_the_lock_while_the_forced_holder_believes_in_its_own,
         Mutant::ForcesSilently => forced_holder_is_renewed_and_not_told,
+        Mutant::FreesUnrecovered => lock_passes_on_before_its_recovery,
+        Mutant::AnyRecoverer => late_recoverer_is_believed,
         Mutant::LostRevoke => holder_hears_nothing_from_a_new_primary,
         Mutant::RevokesOnce => lost_revoke_is_not_repeated,
         Mutant::RevokesNewest => revoke_names_anothers_tenure,
@@ -346,4 +348,30 @@ fn a_bug_is_not_carried_by_snapshots_and_is_kept_over_a_restore() {
     let query = Op::Read(Query::Locks { prefix: String::new(), after: None, limit: 1 });
     let reply = Reply::decode(&machine.apply(1, &query.encode()));
     assert_eq!(reply, Ok(Reply::Answer(Answer::Locks { entries: vec![], more: false })));
+}
+
+/// M25: a session whose death requires a recovery dies; nobody has recovered it.
+fn lock_passes_on_before_its_recovery(mutant: Option<Mutant>) -> bool {
+    let mut primary = Primary::new(mutant);
+    let dead = primary.open_in_group(1, 500);
+    let waiter = primary.open(2, 60_000);
+    primary.acquire(dead, "a", X);
+    primary.acquire(waiter, "a", X);
+    primary.dies_at(dead);
+    primary.sweep();
+    primary.holders("a") == [waiter]
+}
+
+/// M25: the first recoverer declines, and then says that it is done after all, while the second is at it.
+fn late_recoverer_is_believed(mutant: Option<Mutant>) -> bool {
+    let mut primary = Primary::new(mutant);
+    let [dead, first, _second] =
+        [(1, 500), (2, 60_000), (3, 60_000)].map(|(nonce, lease_ms)| primary.open_in_group(nonce, lease_ms));
+    primary.acquire(dead, "a", X);
+    primary.dies_at(dead);
+    let token = primary.recovery_of(first, dead).expect("it is told");
+    primary.report(first, dead, token, RecoveryStep::Declined);
+    primary.report(first, dead, token, RecoveryStep::Recovered);
+    primary.sweep();
+    primary.holders("a").is_empty()
 }

@@ -246,7 +246,8 @@ fn a_holder_of_very_many_wanted_locks_is_asked_for_all_of_them_page_by_page_and_
     primary.fail_over(None);
     for _ in 0..2 {
         primary.run_until(primary.now + ms(200));
-        let told: Vec<_> = primary.heard(holder).iter().map(|notice| notice.name().as_str().to_owned()).collect();
+        let told: Vec<_> =
+            primary.heard(holder).iter().map(|notice| notice.name().expect("a revoke").as_str().to_owned()).collect();
         assert!(told == names, "{} names, each once, in three calls", told.len());
         assert_eq!(primary.calls.len(), 3);
         primary.calls.clear();

@@ -18,6 +18,7 @@
 //! | 15 | a downgrade keeps the token, a revoke says what may stay | `a_downgrade_keeps..`, `a_revoke_of_a_lock..` | revokes-newest |
 //! | 16 | keep-alives carry revokes | `a_holder_without..` | lost-revoke, revokes-once |
 //! | 20 | a number below the floor is not executed, the window is bounded | `a_number_below..` | ignores-floor, snapshot-forgets |
+//! | 25 | a dead session is recovered by one live session at a time, and its locks wait for it | [`recovery`] | frees-unrecovered, any-recoverer |
 //! | 23 | force withholds, and tells until it is confirmed | [`force`] | forces-at-once, forces-silently |
 //!
 //! What is not here is in `machine::scripts`.
@@ -26,6 +27,7 @@ mod bugs;
 mod duties;
 mod force;
 mod leases;
+mod recovery;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -107,7 +109,7 @@ impl Primary {
         let reply = self.machine.apply(self.op, &op.encode());
         let news = news(self.machine.take_effects());
         self.revoker.on_event(self.now, RevokerEvent::Revokes(news.revokes));
-        self.revoker.on_event(self.now, RevokerEvent::Forced(news.forced));
+        self.revoker.on_event(self.now, RevokerEvent::Notices(news.notices));
         self.retryer.on_event(self.now, RetryerEvent::Granted(news.grants));
         self.tell();
         Reply::decode(&reply).expect("replies decode")

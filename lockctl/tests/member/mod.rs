@@ -2,8 +2,9 @@
 
 use futures::StreamExt;
 use lock_protocol::{
-    Activity, Answer, ForceRelease, ForcedTenure, KeepAlive, LockService, MemberChange, MemberStatus, Open, OpenWith,
-    Opened, Outcome, Query, Refusal, Renewed, Role, SessionEnd, SessionId, Submission, ViewMember, ViewSummary,
+    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, KeepAlive, LockName, LockService, MemberChange,
+    MemberStatus, Open, OpenWith, Opened, Outcome, Query, RecoveryAnswer, RecoveryReport, Refusal, Renewed, Role,
+    SessionEnd, SessionId, Submission, ViewMember, ViewSummary,
 };
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
@@ -63,6 +64,14 @@ impl LockService for Member {
     }
 
     async fn end(self, _: Context, _: SessionId, _: SessionEnd) -> Result<(), Refusal> {
+        Err(Refusal::ViewChanging)
+    }
+
+    async fn report_recovery(self, _: Context, _: RecoveryReport) -> Result<RecoveryAnswer, Refusal> {
+        Err(Refusal::ViewChanging)
+    }
+
+    async fn force_kept(self, _: Context, _: LockName, _: FencingToken) -> Result<Vec<ForcedTenure>, Refusal> {
         Err(Refusal::ViewChanging)
     }
 

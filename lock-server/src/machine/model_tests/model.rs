@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use lock_protocol::{
-    Command, FencingToken, ForceRelease, ForcedTenure, LockName, Mode, Open, Opened, Outcome, Request, RequestNumber,
-    Requeued, SessionId,
+    Command, FencingToken, ForceRelease, ForcedTenure, LockName, Mode, Open, Opened, Outcome, RecoveryGroup, Request,
+    RequestNumber, Requeued, SessionEnd, SessionId, SessionOptions,
 };
 
 use super::LIMITS;
+use super::deaths::ModelKept;
 use crate::machine::{Op, Reply, Revoke};
 
 #[derive(Clone)]
@@ -20,6 +21,9 @@ pub(super) struct ModelSession {
     pub(super) floor: u64,
     /// Number, and its outcome; none where the lock decides, or where it was cancelled ahead.
     pub(super) done: Vec<(u64, ModelDone)>,
+    pub(super) delay_us: u64,
+    pub(super) group: Option<RecoveryGroup>,
+    pub(super) kept: Option<ModelKept>,
 }
 
 #[derive(Clone)]
@@ -88,7 +92,7 @@ impl Model {
         }
     }
 
-    fn drop_held(&mut self, session: u64, name: &LockName) {
+    pub(super) fn drop_held(&mut self, session: u64, name: &LockName) {
         self.held.retain(|held| held.session != session || held.name != *name);
         self.pass_on(name);
     }
@@ -101,8 +105,15 @@ impl Model {
     pub(super) fn step(&mut self, op: &Op) -> Reply {
         self.op += 1;
         self.granted.clear();
+        let reply = self.dispatch(op);
+        self.assign();
+        reply
+    }
+
+    fn dispatch(&mut self, op: &Op) -> Reply {
         match op {
-            Op::Open(open) => self.open(open),
+            Op::Open(open) => self.open(open, &SessionOptions::default()),
+            Op::OpenWith(with) => self.open(&with.open, &with.options),
             Op::Request { session, floor, request } => Reply::Outcome(self.request(session.0, floor.0, request)),
             Op::Tick { elapsed_us, keep_alives } => self.tick(*elapsed_us, keep_alives),
             Op::Sweep => {
@@ -110,20 +121,32 @@ impl Model {
                 Reply::Swept { more: false }
             }
             Op::Close { session } => {
-                let before: Vec<u64> = self.sessions.iter().filter(|s| s.dead).map(|s| s.id).collect();
-                if self.alive(session.0) {
-                    self.die(session.0);
-                    self.clean(session.0);
-                    assert_eq!(before.len(), self.sessions.iter().filter(|s| s.dead).count());
+                let holds = self.held.iter().any(|held| held.session == session.0);
+                let group = self.sessions.iter().find(|other| other.id == session.0 && !other.dead);
+                let group = group.and_then(|session| session.group.as_ref());
+                if holds && group.is_some_and(|group| group.required) {
+                    let why = "a session whose death requires a recovery ends by saying that its locks were flushed";
+                    return Reply::Refused(why.into());
                 }
-                Reply::Closed
+                self.end(session.0, SessionEnd::Flushed)
             }
+            Op::End { session, end } => self.end(session.0, *end),
+            Op::Recovery(report) => self.report(report),
+            Op::ForceKept { name, token } => self.force_kept(name, *token),
             Op::ForceRelease(force) => self.force(force),
-            Op::OpenWith(_) | Op::End { .. } | Op::Read(_) => unreachable!("not generated"),
+            Op::Read(_) => unreachable!("not generated"),
         }
     }
 
-    fn open(&mut self, open: &Open) -> Reply {
+    fn end(&mut self, id: u64, end: SessionEnd) -> Reply {
+        if self.alive(id) {
+            self.die(id, Some(end));
+            self.clean(id);
+        }
+        Reply::Closed
+    }
+
+    fn open(&mut self, open: &Open, options: &SessionOptions) -> Reply {
         let lease_ms = open.lease_ms.clamp(500, 3_600_000);
         let known = self.sessions.iter().find(|session| session.nonce == open.nonce && !session.dead);
         if let Some(known) = known {
@@ -135,7 +158,9 @@ impl Model {
         let lease_us = lease_ms * 1000;
         let deadline_us = self.now_us + lease_us + cap_us(lease_us);
         let (id, nonce) = (self.op, open.nonce);
-        self.sessions.push(ModelSession { id, nonce, lease_us, deadline_us, dead: false, floor: 1, done: vec![] });
+        let (delay_us, group) = (options.lock_delay_ms * 1000, options.recovery.clone());
+        let (dead, floor, done, kept) = (false, 1, vec![], None);
+        self.sessions.push(ModelSession { id, nonce, lease_us, deadline_us, dead, floor, done, delay_us, group, kept });
         Reply::Opened(Opened { session: SessionId(id), lease_ms })
     }
 
@@ -145,7 +170,7 @@ impl Model {
         let due = |session: &&ModelSession| !session.dead && session.deadline_us <= self.now_us;
         let due: Vec<u64> = self.sessions.iter().filter(due).map(|session| session.id).collect();
         let expired = due.len() as u64;
-        due.into_iter().for_each(|id| self.die(id));
+        due.into_iter().for_each(|id| self.die(id, None));
         let mut gone = Vec::new();
         let mut forced = BTreeSet::new();
         for (id, floor) in keep_alives {
@@ -165,12 +190,10 @@ impl Model {
         }
     }
 
-    fn die(&mut self, id: u64) {
-        self.session(id).dead = true;
-        self.forced.retain(|forced| forced.tenure.session != id);
-    }
-
     fn force(&mut self, force: &ForceRelease) -> Reply {
+        if self.kept_tenure(&force.name, force.token).is_some() {
+            return Reply::Refused("a dead session keeps it, for its recovery or its lock delay".into());
+        }
         let is_meant =
             |held: &&ModelEntry| held.name == force.name && held.token == force.token.0 && self.alive(held.session);
         let mut tenures: Vec<ModelEntry> = self.held.iter().filter(is_meant).cloned().collect();
@@ -216,22 +239,30 @@ impl Model {
         let mut due: Vec<ModelForced> = self.forced.iter().filter(due).cloned().collect();
         due.sort_by_key(|forced| (forced.until_us, forced.tenure.session, forced.tenure.name.clone()));
         due.iter().for_each(|forced| self.end_withholding(forced.tenure.session, &forced.tenure.name));
-        while let Some(id) = self.sessions.iter().find(|session| session.dead).map(|session| session.id) {
-            self.clean(id);
-        }
+        self.end_due_delays();
+        let dead: Vec<u64> = self.sessions.iter().filter(|session| session.dead).map(|session| session.id).collect();
+        dead.into_iter().for_each(|id| self.clean(id));
     }
 
-    fn clean(&mut self, id: u64) {
+    pub(super) fn clean(&mut self, id: u64) {
         let names = |entries: &[ModelEntry]| -> BTreeSet<LockName> {
             entries.iter().filter(|entry| entry.session == id).map(|entry| entry.name.clone()).collect()
         };
         for name in names(&self.queue) {
             self.drop_waiting(id, &name);
         }
+        let keeps = self.session(id).kept.is_some();
         for name in names(&self.held) {
-            self.drop_held(id, &name);
+            let is_it = |held: &&ModelEntry| held.session == id && held.name == name;
+            let mode = self.held.iter().find(is_it).expect("it is held").mode;
+            if !keeps || mode == Mode::Shared {
+                self.drop_held(id, &name);
+            }
         }
-        self.sessions.retain(|session| session.id != id);
+        if !self.held.iter().any(|held| held.session == id) {
+            return self.sessions.retain(|session| session.id != id);
+        }
+        self.session(id).kept.as_mut().expect("it keeps locks").is_swept = true;
     }
 
     fn request(&mut self, id: u64, floor: u64, request: &Request) -> Outcome {
@@ -431,7 +462,7 @@ fn requeued(outcome: Outcome) -> Option<Requeued> {
     }
 }
 
-fn cap_us(lease_us: u64) -> u64 {
+pub(super) fn cap_us(lease_us: u64) -> u64 {
     2 * (lease_us / 20).clamp(50_000, 1_000_000)
 }
 

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lock_protocol::{
-    Answer, ClientIdentity, Command, FencingToken, ForceRelease, LockEntry, LockName, Mode, Notice, Open, Outcome,
-    Query, Request, RequestNumber, SessionId,
+    Answer, ClientIdentity, Command, FencingToken, ForceRelease, GroupName, KeptLocks, LockEntry, LockName, Mode,
+    Notice, Open, OpenWith, Outcome, Query, RecoveryGroup, RecoveryReport, RecoveryStep, RecoveryToken, Request,
+    RequestNumber, SessionEnd, SessionId, SessionOptions,
 };
 use rsm::StateMachine;
 
@@ -26,6 +27,8 @@ pub(super) struct Run {
     pub(super) cancelled: BTreeSet<(u64, u64, LockName)>,
     pub(super) asked: BTreeMap<(SessionId, LockName), Revoke>,
     pub(super) before: Vec<LockEntry>,
+    /// Leases are long and ticks as well, so that recoveries time out.
+    is_slow: bool,
 }
 
 impl Run {
@@ -44,6 +47,7 @@ impl Run {
             cancelled: BTreeSet::new(),
             asked: BTreeMap::new(),
             before: Vec::new(),
+            is_slow: seed % 2 == 1,
         }
     }
 
@@ -61,10 +65,12 @@ impl Run {
                 let nonce = if self.random.one_in(3) { self.nonces } else { self.nonces + 1 };
                 self.nonces = nonce;
                 let lease_ms = [0, 500, 700, 1_500, 30_000][self.random.below(5) as usize];
-                Op::Open(Open { nonce, lease_ms, identity: ClientIdentity::default() })
+                let lease_ms = if self.is_slow { 20_000 + lease_ms } else { lease_ms };
+                let open = Open { nonce, lease_ms, identity: ClientIdentity::default() };
+                if self.random.one_in(4) { Op::Open(open) } else { self.with_options(open) }
             }
             4..14 => {
-                let elapsed_us = self.random.below(150_000);
+                let elapsed_us = self.random.below(if self.is_slow { 2_500_000 } else { 150_000 });
                 let mut keep_alives = Vec::new();
                 for _ in 0..self.random.below(5) {
                     let session = self.any_session();
@@ -75,9 +81,17 @@ impl Run {
             }
             14..18 => Op::Sweep,
             18 => Op::Close { session: SessionId(self.any_session()) },
+            19 if self.random.one_in(2) => {
+                let end = if self.random.one_in(3) { SessionEnd::Flushed } else { SessionEnd::Abandoned };
+                Op::End { session: SessionId(self.any_session()), end }
+            }
+            19..25 if self.random.one_in(2) && !self.model.kept().is_empty() => self.any_report(),
             19..21 if !self.model.held.is_empty() => {
                 let held = &self.model.held[self.random.below(self.model.held.len() as u64) as usize];
                 let (name, token) = (held.name.clone(), FencingToken(held.token));
+                if self.random.one_in(4) {
+                    return Op::ForceKept { name, token };
+                }
                 Op::ForceRelease(ForceRelease { name, token, now: self.random.one_in(3) })
             }
             19..30 if !self.sent.is_empty() => {
@@ -87,6 +101,34 @@ impl Run {
             }
             _ => self.any_request(),
         }
+    }
+
+    fn with_options(&mut self, open: Open) -> Op {
+        let lock_delay_ms = [0, 0, 400, 5_000][self.random.below(4) as usize];
+        let name = GroupName::new(["g", "h"][self.random.below(2) as usize]).expect("a name");
+        let group = RecoveryGroup { name, required: !self.random.one_in(3) };
+        let recovery = (!self.random.one_in(4)).then_some(group);
+        Op::OpenWith(OpenWith { open, options: SessionOptions { lock_delay_ms, recovery } })
+    }
+
+    /// About a recovery that is under way, with a wrong right now and then.
+    fn any_report(&mut self) -> Op {
+        let kept = self.model.kept();
+        let of = &kept[self.random.below(kept.len() as u64) as usize];
+        let by = of.recovery.as_ref().and_then(|recovery| recovery.by.as_ref());
+        let (mut session, mut token) = by.map_or((SessionId(1), 1), |by| (by.session, by.token.0));
+        if self.random.one_in(8) {
+            session = SessionId(self.any_session());
+        }
+        if self.random.one_in(8) {
+            token = self.random.below(self.model.op + 1);
+        }
+        let step = match self.random.below(4) {
+            0 | 1 => RecoveryStep::Progress,
+            2 => RecoveryStep::Declined,
+            _ => RecoveryStep::Recovered,
+        };
+        Op::Recovery(RecoveryReport { session, dead: of.session, token: RecoveryToken(token), step })
     }
 
     fn any_floor(&mut self, session: u64) -> u64 {
@@ -167,6 +209,7 @@ impl Run {
             self.cancelled.insert((session.0, acquire.0, request.command.name().clone()));
         }
         self.check_locks(&now, number);
+        self.check_kept();
         self.check_effects();
         self.before = now;
     }
@@ -214,6 +257,22 @@ impl Run {
         }
     }
 
+    fn check_kept(&self) {
+        let kept = self.model.kept();
+        let query = Query::Kept { after: None, limit: 1000 };
+        assert_eq!(self.primary.on_read(&query), Answer::Kept { entries: kept.clone(), more: false });
+        for session in self.model.sessions.iter().filter(|session| !session.dead) {
+            let (notices, _) = self.primary.revokes_of(SessionId(session.id), 1000);
+            let told = notices.iter().filter_map(|notice| match notice {
+                Notice::Recover(dead) => Some((dead.session, dead.token)),
+                _ => None,
+            });
+            let by = |kept: &KeptLocks| Some((kept.session, kept.recovery.as_ref()?.by.clone()?));
+            let own = kept.iter().filter_map(by).filter(|(_, by)| by.session.0 == session.id);
+            assert!(told.eq(own.map(|(dead, by)| (dead, by.token))), "each is told what is assigned to it");
+        }
+    }
+
     fn check_effects(&mut self) {
         for session in self.model.sessions.iter().filter(|session| !session.dead) {
             let (notices, _) = self.primary.revokes_of(SessionId(session.id), 1000);
@@ -243,6 +302,10 @@ impl Run {
                 Effect::Forced { session, name, token } => {
                     let forced = self.model.forced(session.0, &name).expect("it was forced");
                     assert_eq!(forced.tenure.token, token.0);
+                }
+                Effect::Recover { session, dead } => {
+                    let recovery = self.primary.revokes_of(session, 1000).0;
+                    assert!(recovery.contains(&Notice::Recover(dead)), "it is told again with each keep-alive");
                 }
                 Effect::RevokeMoot { session, name, token } => {
                     let asked = self.asked.remove(&(session, name));

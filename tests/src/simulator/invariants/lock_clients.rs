@@ -127,7 +127,7 @@ impl Invariants {
             if target.is_none() && self.locks.tenures.of(session.id(), name).is_some_and(|own| own.token == *token) {
                 conduct.wanted.entry((name.clone(), *token)).or_default();
             }
-            let about = notices.iter().filter(|other| other.name() == name);
+            let about = notices.iter().filter(|other| other.name() == Some(name));
             owed.extend(match lock_of(session, name) {
                 Some(lock) if lock.is_idle() => {
                     let is_revoked = about.clone().all(|other| matches!(other, Notice::Revoke { .. }));
@@ -149,7 +149,7 @@ impl Invariants {
 
     /// Whether it may be about the tenure that the client knows. One that an operator has ended it may still know.
     fn is_about(&self, session: SessionId, notice: &Notice) -> bool {
-        let own = self.locks.tenures.of(session, notice.name());
+        let own = notice.name().and_then(|name| self.locks.tenures.of(session, name));
         match notice {
             Notice::Revoke { token, .. } => own.is_none_or(|own| own.token == *token),
             _ => true,

@@ -89,8 +89,8 @@ impl World {
         if edge.serving && !news.grants.is_empty() {
             edge.retryer.on_event(local, RetryerEvent::Granted(news.grants));
         }
-        if edge.serving && !news.forced.is_empty() {
-            edge.revoker.on_event(local, RevokerEvent::Forced(news.forced));
+        if edge.serving && !news.notices.is_empty() {
+            edge.revoker.on_event(local, RevokerEvent::Notices(news.notices));
         }
         if edge.serving && !news.revokes.is_empty() {
             edge.revoker.on_event(local, RevokerEvent::Revokes(news.revokes));
