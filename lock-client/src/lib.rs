@@ -56,6 +56,7 @@
 //! - A shared lock that a local user acquires exclusively is given up first; [`LockGuard::upgrade`] keeps it, and never waits.
 #![forbid(unsafe_code)]
 
+mod backup;
 pub mod blocking;
 mod cache;
 mod cell;
@@ -86,16 +87,17 @@ mod table;
 #[cfg(test)]
 mod threads;
 
+pub use backup::{BackupFailure, fetch_backup};
 pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, change_members, member_activity, member_kept, member_status};
 pub use connect::Builder;
 pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, RecoveryError, Tried, UpgradeError};
 pub use fenced::{FencedStore, StaleToken};
 pub use guard::LockGuard;
 pub use lock_protocol::{
-    Activity, Answer, ClientIdentity, DeadSession, FencingToken, ForceRelease, ForcedTenure, GroupName, Holder,
-    KeptLocks, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockEntry, LockName, MemberChange, MemberStatus, Mode, NameError,
-    Query, Recoverer, Recovering, RecoveryToken, Refusal, Role, SessionId, ViewMember, ViewSummary, Waiter,
-    lease_margin,
+    Activity, Answer, BackupError, BackupHeader, ClientIdentity, DeadSession, FencingToken, ForceRelease, ForcedTenure,
+    GroupName, Holder, KeptLocks, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockEntry, LockName, MemberChange,
+    MemberStatus, Mode, NameError, Query, Recoverer, Recovering, RecoveryToken, Refusal, Role, SessionId, ViewMember,
+    ViewSummary, Waiter, lease_margin,
 };
 pub use releaser::Revocation;
 pub use wire::{Endpoint, EndpointError};

@@ -19,7 +19,7 @@
 //! [`RecoveryReport`].
 //!
 //! A grant carries a [`FencingToken`], the op number of the op that granted it. A later tenure of a name has a greater
-//! one, over fail-over and restart; a resource that remembers the greatest token that it has seen, and refuses smaller
+//! one, over fail-over, restart and restore; a resource that remembers the greatest token that it has seen, and refuses smaller
 //! ones, is safe from a holder that was paused past the end of its lease. (Burrows, "The Chubby lock service for
 //! loosely-coupled distributed systems", OSDI 2006, section 2.4, calls it a sequencer.)
 //!
@@ -28,6 +28,7 @@
 //! - Enums are append-only, and both ends must speak the same [`wire::VERSION`].
 #![forbid(unsafe_code)]
 
+mod backup;
 mod command;
 mod force;
 mod ids;
@@ -38,6 +39,7 @@ mod recovery;
 mod service;
 mod session;
 
+pub use backup::{BACKUP_PART_MAX_BYTES, BackupAnswer, BackupError, BackupHeader, BackupRequest, BackupWriter};
 pub use command::{Command, Outcome, REQUEST_WINDOW, Request, Requeued, SUBMISSION_MAX_REQUESTS, Submission};
 pub use force::{ForceRelease, ForcedTenure};
 pub use ids::{FencingToken, LockName, Mode, NameError, RequestNumber, SessionId};

@@ -6,9 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, KeepAlive, LockName, MemberChange, MemberStatus,
-    Notice, Open, OpenWith, Opened, Outcome, Query, RecoveryAnswer, RecoveryReport, Renewed, SessionEnd, SessionId,
-    Submission,
+    Activity, Answer, BackupAnswer, BackupRequest, FencingToken, ForceRelease, ForcedTenure, KeepAlive, LockName,
+    MemberChange, MemberStatus, Notice, Open, OpenWith, Opened, Outcome, Query, RecoveryAnswer, RecoveryReport,
+    Renewed, SessionEnd, SessionId, Submission,
 };
 
 /// Nothing was executed for certain only where the variant says so; otherwise send again, under the same numbers.
@@ -70,6 +70,8 @@ pub trait LockService {
     /// Frees a lock that a dead session keeps, without the recovery or the delay that it waits for; gives those whose it was, as
     /// `force_release`.
     async fn force_kept(name: LockName, token: FencingToken) -> Result<Vec<ForcedTenure>, Refusal>;
+    /// Gives this member's state to be saved, part by part.
+    async fn backup(request: BackupRequest) -> Result<BackupAnswer, Refusal>;
 }
 
 /// What a client answers on its callback connection.

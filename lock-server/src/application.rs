@@ -194,6 +194,9 @@ impl Application for LockApplication {
         self.terms += 1;
         let serving = Serving { since: RawTime::now(), term: self.terms };
         tracing::info!(op = self.machine.applied(), sessions = self.machine.session_count(), "serving");
+        if let Some(wait) = self.machine.waits_after_restore() {
+            tracing::warn!(?wait, "restored from a backup: no session is opened before no old lease can be left");
+        }
         self.beat(|_| Some(serving));
         self.outlets.revoker.give(RevokerEvent::Serving);
     }

@@ -17,6 +17,7 @@ use wire::Endpoint;
 
 use crate::logging::LogFormat;
 use crate::member_list::MemberList;
+use crate::restore::{RestoreFlags, ShowFlags};
 
 /// Something in what the user typed, or in what he pointed at, is wrong.
 pub(crate) const EXIT_USAGE: u8 = 2;
@@ -45,6 +46,10 @@ pub(crate) enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// Makes the first member of a new cluster from a backup. Say what this member will be started with, and start it then.
+    Restore(Box<RestoreFlags>),
+    /// Shows what a backup holds.
+    Show(ShowFlags),
 }
 
 /// What a member is told, on the command line, in the environment or in a file.

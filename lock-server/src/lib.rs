@@ -36,6 +36,7 @@ pub mod mutant;
 pub mod primary;
 
 mod application;
+mod backup;
 mod callbacks;
 mod clock;
 mod command_line;
@@ -48,6 +49,7 @@ mod flags;
 mod logging;
 mod member_list;
 mod metrics;
+mod restore;
 mod retryer;
 mod revoker;
 #[cfg(test)]

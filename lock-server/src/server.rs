@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use wire::{Endpoint, Listener};
 
 use crate::application::{LockApplication, Outlet, Outlets, Pulse, outlet};
+use crate::backup::Backups;
 use crate::callbacks::Callbacks;
 use crate::edge::{Edge, QUERIES_MAX, accept_all, clients_max};
 use crate::metrics::{Counters, Probe, answer_all};
@@ -121,6 +122,7 @@ impl Server {
         let edge = Edge {
             handle: handle.clone(),
             callbacks,
+            backups: Arc::new(Backups::new(handle.clone(), cluster.clone())),
             keep_alives: Arc::clone(&keep_alives),
             counters: Arc::clone(&counters),
             queries: Semaphore::new(QUERIES_MAX),

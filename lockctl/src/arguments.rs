@@ -77,6 +77,16 @@ Examples:
   lockctl members promote 2                  before member 1, the primary, is to rest
   lockctl members remove 1";
 
+const SNAPSHOT_HELP: &str = "\
+Not to be restored are sessions: all locks are free in a cluster that is made from a backup.
+What it keeps is that fencing tokens go on rising.
+
+Examples:
+  lockctl snapshot save locks.backup         while the cluster serves
+  lock-server show locks.backup              what was held then
+  lock-server restore locks.backup --id 1 --cluster 1=HOST:PORT --data-dir DIR
+                                             makes the first member of a new cluster";
+
 const COMPLETIONS_HELP: &str = "\
 Examples:
   lockctl completions bash > /etc/bash_completion.d/lockctl
@@ -181,6 +191,9 @@ pub(crate) enum Action {
         #[command(subcommand)]
         change: Option<MembersAction>,
     },
+    /// Save a backup of what the cluster holds.
+    #[command(subcommand, after_help = SNAPSHOT_HELP)]
+    Snapshot(SnapshotAction),
     /// Measure the cluster at the endpoints.
     #[command(after_help = BENCH_HELP)]
     Bench(Bench),
@@ -241,6 +254,31 @@ pub(crate) enum MembersAction {
         /// Its number.
         id: u64,
     },
+}
+
+/// `lockctl snapshot ...`.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum SnapshotAction {
+    /// Write the state after an op that is committed to a file.
+    Save(Save),
+    /// Say of which cluster and op a backup is, if it is whole.
+    Show {
+        /// The backup.
+        file: PathBuf,
+    },
+}
+
+/// `lockctl snapshot save`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Save {
+    /// Where to; only its owner may read it.
+    pub(crate) file: PathBuf,
+    /// Whose state; it may be a little older than the primary's [default: the primary's].
+    #[arg(long, value_name = "ADDR", value_parser = endpoint)]
+    pub(crate) member: Option<Endpoint>,
+    /// Replace the file if it is there.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
 }
 
 /// `lockctl run`.

@@ -13,9 +13,9 @@ use clap::error::ErrorKind;
 use lock_client::LockClient;
 use tracing_subscriber::EnvFilter;
 
-use crate::arguments::{Action, Arguments, Common};
+use crate::arguments::{Action, Arguments, Common, SnapshotAction};
 use crate::failure::{Failure, exit, one_line};
-use crate::{bench, force, generate, launch, locks, members, run, status, watch};
+use crate::{bench, force, generate, launch, locks, members, run, snapshot, status, watch};
 
 /// Of sessions that only ask.
 const QUERY_LEASE: Duration = Duration::from_secs(10);
@@ -70,6 +70,8 @@ fn dispatch(arguments: Arguments) -> Result<u8, Failure> {
         Action::Status { watch: true, interval } => on_main_thread(watch::show(interval, &common)),
         Action::Members { change: None } => on_main_thread(status::members(&common)),
         Action::Members { change: Some(change) } => on_main_thread(members::change(&change, &common)),
+        Action::Snapshot(SnapshotAction::Save(save)) => on_main_thread(snapshot::save(&save, &common)),
+        Action::Snapshot(SnapshotAction::Show { file }) => snapshot::show(&file, &common),
         Action::Bench(options) => on_main_thread(bench::run(&options, &common)),
         Action::Completions { shell } => Ok(generate::completions(shell)),
         Action::Man { dir } => generate::man_pages(&dir),

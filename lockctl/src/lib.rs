@@ -26,6 +26,7 @@
 //! | `status`, `locks`, `table` | what is shown |
 //! | `force` | ending a tenure by force |
 //! | `members` | changes of the list of members |
+//! | `snapshot` | backups |
 //! | `bench` | figures of a running cluster |
 //!
 //! # Limits of this implementation
@@ -54,6 +55,7 @@ mod program;
 mod run;
 mod schedule;
 mod signals;
+mod snapshot;
 mod status;
 mod table;
 mod terminal;

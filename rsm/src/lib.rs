@@ -122,7 +122,7 @@ pub use replica::timeless;
 pub use ring::{Guard, MemoryId, Ring, Word};
 pub use shell::{
     Answer, Answers, Backend, BreakPoint, CopyAnswer, CopyRequest, Durability, FormatError, Handle, MemberService,
-    Node, NodeSettings, PeerError, Snapshots, StartError, Statistics,
+    Node, NodeSettings, PeerError, Snapshots, StartError, Statistics, highest_op, make_restored_store,
 };
 
 /// For other shells: how records become durable in an [`nvm_log::Store`] on any medium, and what an opened one holds.

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use lock_protocol::{
-    Activity, Answer, Command, FencingToken, ForceRelease, ForcedTenure, Holder, KeepAlive, LockCallbackClient,
-    LockEntry, LockName, LockService, MemberChange, MemberStatus, Mode, Notice, Open, OpenWith, Opened, Outcome, Query,
-    RecoveryAnswer, RecoveryReport, Refusal, Renewed, Request, RequestNumber, Requeued, Role, SessionEnd, SessionId,
-    Submission, Waiter,
+    Activity, Answer, BackupAnswer, BackupRequest, Command, FencingToken, ForceRelease, ForcedTenure, Holder,
+    KeepAlive, LockCallbackClient, LockEntry, LockName, LockService, MemberChange, MemberStatus, Mode, Notice, Open,
+    OpenWith, Opened, Outcome, Query, RecoveryAnswer, RecoveryReport, Refusal, Renewed, Request, RequestNumber,
+    Requeued, Role, SessionEnd, SessionId, Submission, Waiter,
 };
 use parking_lot::Mutex;
 use tarpc::context::Context;
@@ -397,6 +397,10 @@ impl LockService for Server {
             std::future::pending::<()>().await;
         }
         Ok(outcomes)
+    }
+
+    async fn backup(self, _: Context, _: BackupRequest) -> Result<BackupAnswer, Refusal> {
+        Err(Refusal::ViewChanging)
     }
 
     async fn keep_alive(self, _: Context, keep_alive: KeepAlive) -> Result<Renewed, Refusal> {

@@ -19,6 +19,7 @@ use tracing::Instrument;
 use wire::{Connection, Hello, HelloError, Listener, Role, Welcome};
 
 use crate::application::{LockApplication, Outlet, Pulse};
+use crate::backup::Backups;
 use crate::callbacks::Callbacks;
 use crate::edge::service::Service;
 use crate::metrics::{Connected, Counters, Peer, TurnedAway};
@@ -42,6 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Edge {
     pub(crate) handle: Handle,
     pub(crate) callbacks: Arc<Callbacks>,
+    pub(crate) backups: Arc<Backups>,
     pub(crate) keep_alives: Arc<KeepAlives>,
     pub(crate) counters: Arc<Counters>,
     /// Places for queries, [`QUERIES_MAX`]: a flood of them takes turns, and leaves the replica thread to the others.

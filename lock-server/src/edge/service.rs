@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lock_protocol::{
-    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, KeepAlive, LockName, LockService, MemberChange,
-    MemberStatus, Open, OpenWith, Opened, Outcome, Query, RecoveryAnswer, RecoveryReport, Refusal, Renewed, SessionEnd,
-    SessionId, Submission,
+    Activity, Answer, BackupAnswer, BackupRequest, FencingToken, ForceRelease, ForcedTenure, KeepAlive, LockName,
+    LockService, MemberChange, MemberStatus, Open, OpenWith, Opened, Outcome, Query, RecoveryAnswer, RecoveryReport,
+    Refusal, Renewed, SessionEnd, SessionId, Submission,
 };
 use rsm::{Change, ChangeError, Kind, MemberId};
 use tarpc::context::Context;
@@ -111,6 +111,10 @@ impl LockService for Service {
 
     async fn activity(self, _: Context) -> Option<Activity> {
         activity(&self.0.handle).await
+    }
+
+    async fn backup(self, _: Context, request: BackupRequest) -> Result<BackupAnswer, Refusal> {
+        self.count(Request::Backup, self.0.backups.answer(request)).await
     }
 
     async fn change_members(self, _: Context, change: MemberChange) -> Result<u64, Refusal> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lock_protocol::{LockName, Open, Opened, RequestNumber, SessionId, SessionOptions};
+use lock_protocol::{LEASE_MAX, LockName, Open, Opened, RequestNumber, SessionId, SessionOptions};
 use rsm::{SnapshotPart, StateMachine};
 
 use super::effects::Effects;
@@ -18,7 +18,7 @@ use super::time::ServiceTime;
 use crate::mutant::{Mutant, Mutation};
 
 /// Op numbers stay below this, so that a fencing token is exact wherever numbers are floating point (JSON readers).
-const OP_END: u64 = 1 << 53;
+pub(super) const OP_END: u64 = 1 << 53;
 
 /// The replicated state of the lock service.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,8 @@ pub struct Machine {
     pub(super) applied: u64,
     pub(super) hash: RunningHash,
     pub(super) time: ServiceTime,
+    /// Before this service time no session is opened, µs; see `restored.rs`.
+    pub(super) opens_from_us: u64,
     pub(super) sessions: Sessions,
     pub(super) table: Table,
     /// Volatile; see the module.
@@ -64,9 +66,10 @@ impl Machine {
         self.applied
     }
 
-    /// The shortest lease of all sessions, from which the tick interval follows; none without sessions.
+    /// The shortest lease of all sessions, from which the tick interval follows; none without sessions. While a restored cluster
+    /// waits, time passes without them: as for the longest lease.
     pub fn shortest_lease(&self) -> Option<Duration> {
-        self.sessions.shortest_lease()
+        self.sessions.shortest_lease().or_else(|| self.waits_after_restore().map(|_| LEASE_MAX))
     }
 
     /// Whether there is a session, dead ones that are not swept yet included: then time must be ticked.
@@ -132,6 +135,9 @@ impl Machine {
     }
 
     fn on_open(&mut self, open: Open, options: SessionOptions) -> Reply {
+        if let Some(refusal) = self.refusal_after_restore() {
+            return refusal;
+        }
         if let Some((session, entry)) = self.sessions.by_nonce(open.nonce)
             && !self.mutation.is(Mutant::IgnoresNonce)
         {

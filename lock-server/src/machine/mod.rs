@@ -38,6 +38,8 @@
 //! tenure is the number of the op that granted it. A holder who is alone, with nobody waiting, may turn its shared tenure into an exclusive
 //! one; otherwise it is refused at once, because two that wait for each other to leave would wait for ever.
 //!
+//! **After a restore** no session is opened before service time has advanced by the longest lease of the cluster before.
+//!
 //! # Invariants
 //!
 //! Each is asserted by the tests after every op of long random runs.
@@ -69,6 +71,7 @@ mod queries;
 mod queue;
 mod recovery;
 mod requests;
+mod restored;
 mod running_hash;
 mod sessions;
 mod snapshot;

@@ -4,6 +4,7 @@ mod lock_delay;
 mod locks;
 mod queries;
 mod requests;
+mod restored;
 mod sessions;
 mod statistics;
 

@@ -4,6 +4,8 @@
 //!   magic and version (8) │ header │ sessions by id │ locks by name
 //! ```
 //!
+//! In front of it stands the wait of a cluster that was restored, while it lasts; see `restored.rs`.
+//!
 //! Records are postcard, one after the other, so that neither side needs the whole twice; the header says how many there are. Indexes
 //! are not stored but derived: what a session holds and waits for, deadlines, nonces, revokes. Reading trusts nothing: what it builds
 //! keeps the machine's invariants, or it fails, since a machine that asserts its own state must not be given a wrong one. That the
@@ -39,6 +41,7 @@ use super::limits::Limits;
 use super::lock::{Lock, Many, Tenure};
 use super::queue::{Queue, Waiter};
 use super::recovery::{Recovery, Turn};
+use super::restored::{may_wait, take_wait};
 use super::running_hash::RunningHash;
 use super::sessions::{Session, Sessions};
 use super::statistics::Statistics;
@@ -173,7 +176,8 @@ impl Machine {
             sessions: self.sessions.len() as u64,
             locks: self.table.len() as u64,
         };
-        let mut bytes = MAGIC.to_vec();
+        let mut bytes = self.write_wait();
+        bytes.extend(MAGIC);
         put(&mut bytes, &header);
         bytes
     }
@@ -210,12 +214,15 @@ impl Machine {
 
     /// Replaces the state; leaves it alone on error. Not serving afterwards.
     pub(super) fn restore_snapshot(&mut self, snapshot: &[u8]) -> Result<(), SnapshotError> {
+        let (opens_from_us, snapshot) = take_wait(snapshot);
         let (magic, mut rest) = snapshot.split_first_chunk::<8>().ok_or(SnapshotError::Magic)?;
         if *magic != MAGIC {
             return Err(SnapshotError::Magic);
         }
         let header: HeaderRecord = take(&mut rest)?;
         check(header.applied < 1 << 53, "its op number is too large")?;
+        let time = ServiceTime(header.time_us);
+        check(may_wait(opens_from_us, time, header.sessions), "it waits after a restore, and has sessions")?;
         let mut sessions = Sessions::default();
         sessions.set_mutation(self.mutation);
         let mut forced = Vec::new();
@@ -255,7 +262,8 @@ impl Machine {
             limits: header.limits,
             applied: header.applied,
             hash: RunningHash(header.hash),
-            time: ServiceTime(header.time_us),
+            time,
+            opens_from_us,
             sessions,
             table,
             effects,

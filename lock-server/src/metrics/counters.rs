@@ -38,6 +38,7 @@ label! {
         Recovery = "recovery",
         Status = "status",
         ChangeMembers = "change_members",
+        Backup = "backup",
     }
 }
 

@@ -2,13 +2,24 @@
 
 use futures::StreamExt;
 use lock_protocol::{
-    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, KeepAlive, LockName, LockService, MemberChange,
-    MemberStatus, Open, OpenWith, Opened, Outcome, Query, RecoveryAnswer, RecoveryReport, Refusal, Renewed, Role,
-    SessionEnd, SessionId, Submission, ViewMember, ViewSummary,
+    Activity, Answer, BackupAnswer, BackupHeader, BackupRequest, FencingToken, ForceRelease, ForcedTenure, KeepAlive,
+    LockName, LockService, MemberChange, MemberStatus, Open, OpenWith, Opened, Outcome, Query, RecoveryAnswer,
+    RecoveryReport, Refusal, Renewed, Role, SessionEnd, SessionId, Submission, ViewMember, ViewSummary,
 };
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
 use wire::{Endpoint, Listener, Welcome};
+
+/// What all members hold.
+pub(crate) const STATE: &[u8] = b"the state of all";
+/// CRC32C of it.
+const STATE_CRC32C: u32 = 0x7be0_2b35;
+
+/// What a backup says of it.
+pub(crate) fn backup_header() -> BackupHeader {
+    let (name, state_bytes) = ("test".to_owned(), STATE.len() as u64);
+    BackupHeader { cluster: 7, name, member: 1, view: 4, op: 9, taken_us: 1, state_bytes, state_crc32c: STATE_CRC32C }
+}
 
 /// Members of a cluster of three; the first of them is the primary of view 4.
 pub(crate) struct Members {
@@ -97,6 +108,17 @@ impl LockService for Member {
 
     async fn change_members(self, _: Context, _: MemberChange) -> Result<u64, Refusal> {
         Err(Refusal::ViewChanging)
+    }
+
+    async fn backup(self, _: Context, request: BackupRequest) -> Result<BackupAnswer, Refusal> {
+        match request {
+            BackupRequest::Begin if self.id == 2 => Err(Refusal::Busy("another backup is being fetched".to_owned())),
+            BackupRequest::Begin => Ok(BackupAnswer::Begun(backup_header())),
+            BackupRequest::Part { offset, .. } => {
+                let rest = &STATE[usize::try_from(offset).expect("it is short")..];
+                Ok(BackupAnswer::Part(rest[..rest.len().min(3)].to_vec()))
+            }
+        }
     }
 
     async fn activity(self, _: Context) -> Option<Activity> {

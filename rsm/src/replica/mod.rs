@@ -105,6 +105,8 @@ pub struct Replica<M> {
     snapshot: Option<Arc<SnapshotImage>>,
     /// A snapshot of my own on its way to the medium.
     snapshot_under_way: Option<UnderWay>,
+    /// A snapshot of this entry, or of a later one, was asked for.
+    snapshot_wanted: Viewstamp,
     /// Time has passed, or room has become scarce, since its last part.
     is_part_due: bool,
     /// The snapshot before, on its way out.

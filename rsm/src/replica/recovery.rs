@@ -72,6 +72,7 @@ impl<M: StateMachine> Replica<M> {
             log,
             snapshot,
             snapshot_under_way: None,
+            snapshot_wanted: Viewstamp::default(),
             is_part_due: false,
             shedding: None,
             lent: None,

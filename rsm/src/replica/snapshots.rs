@@ -26,6 +26,7 @@
 //! the last, so a member that starts replays up to L, and a laggard is sent the tail, up to 2 L, or snapshot and tail, up to
 //! S + L. Growing L beyond S makes the one hardly cheaper and the other dearer; so L is S, but not below what the settings say (a
 //! snapshot has costs of its own), and not above a share of the room, which must hold two intervals and what comes while one is taken.
+//! One is also taken when somebody asks for it, for a backup.
 
 use std::sync::Arc;
 
@@ -83,8 +84,27 @@ impl<M: StateMachine> Replica<M> {
         let interval =
             size.max(self.settings.snapshot_every_bytes).min(self.settings.log_capacity_bytes / INTERVAL_SHARE);
         !self.is_witness()
-            && (self.is_crowded() || self.grown_bytes >= interval)
+            && (self.is_crowded() || self.grown_bytes >= interval || self.is_snapshot_wanted())
             && self.executed > last.map_or(Viewstamp::default(), |image| image.viewstamp)
+    }
+
+    /// Has a snapshot taken, if there is none of what is executed now, and tells of which entry one is good enough: it or a later
+    /// one. None on a witness, and where nothing was executed.
+    pub fn want_snapshot(&mut self) -> Option<Viewstamp> {
+        let is_possible = !self.is_witness() && self.executed > Viewstamp::default();
+        is_possible.then(|| {
+            self.snapshot_wanted = self.executed;
+            self.executed
+        })
+    }
+
+    /// The newest snapshot that is durable.
+    pub fn newest_snapshot(&self) -> Option<&Arc<SnapshotImage>> {
+        self.snapshot.as_ref()
+    }
+
+    fn is_snapshot_wanted(&self) -> bool {
+        self.snapshot.as_ref().map_or(Viewstamp::default(), |image| image.viewstamp) < self.snapshot_wanted
     }
 
     fn begin_snapshot(&mut self, out: &mut Output) {

@@ -17,7 +17,7 @@ use super::inbox::{Answered, Ending, Inbox, Request};
 use super::incoming::Incoming;
 use super::replica_thread::Clock;
 use super::statistics::Statistics;
-use crate::{Application, Change, ChangeError, Identity, MemberId, Rejection, Slot, Standing, Status};
+use crate::{Application, Change, ChangeError, Identity, MemberId, Rejection, Slot, SnapshotImage, Standing, Status};
 
 /// How long a clean stop waits until another member is primary.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
@@ -107,6 +107,15 @@ impl Handle {
             }
         }));
         if !self.shared.inbox.request(visit) {
+            return None;
+        }
+        answer.await.ok()
+    }
+
+    /// A snapshot, durable, of what is executed now or later. `None` if the member has ended, too much waits, or it holds no state.
+    pub async fn snapshot(&self) -> Option<Arc<SnapshotImage>> {
+        let (reply, answer) = oneshot::channel();
+        if !self.shared.inbox.request(Request::Snapshot(reply)) {
             return None;
         }
         answer.await.ok()

@@ -6,6 +6,7 @@
 //! waits for the replica thread, and the two cannot deadlock.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -16,7 +17,8 @@ use super::restoration::LogCopy;
 use super::statistics::Counts;
 use crate::limits::WAITING_MAX_COMMANDS;
 use crate::{
-    Change, ChangeError, ClusterId, Damage, Identity, Incarnation, MemberId, MemoryId, Message, Rejection, Token,
+    Change, ChangeError, ClusterId, Damage, Identity, Incarnation, MemberId, MemoryId, Message, Rejection,
+    SnapshotImage, Token,
 };
 
 /// Requests that wait for the replica thread: some milliseconds of its work.
@@ -58,6 +60,8 @@ pub(super) enum Request {
     Visit(Visit),
     /// A member that lost its memory asks for a copy of what this one holds.
     Copy(Identity, MemoryId, oneshot::Sender<Result<LogCopy, String>>),
+    /// Somebody wants a snapshot of what is executed now, or of something later.
+    Snapshot(oneshot::Sender<Arc<SnapshotImage>>),
     /// Nothing; look at the values beside the queue.
     Wake,
 }

@@ -111,6 +111,7 @@ impl<A: Any> RepairThread<'_, A> {
             Request::Change(_, reply) => drop(reply.send(Err(ChangeError::NotPrimary { hint: None }))),
             Request::Visit(visit) => visit(self.application),
             Request::Copy(..)
+            | Request::Snapshot(_)
             | Request::Message { .. }
             | Request::Unreachable(..)
             | Request::HandOver(_)

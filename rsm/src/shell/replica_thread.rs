@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::answers::Waiters;
 use super::break_point::{BreakPoint, BreakPoints};
@@ -22,12 +22,17 @@ use super::log_writer::Writer;
 use super::rejoin::Rejoin;
 use super::statistics::SnapshotTimer;
 use super::store::RecordStore;
-use crate::{Application, Input, MemberId, Message, Micros, Output, Record, Replica, Send, Status, Token, Viewstamp};
+use crate::{
+    Application, Input, MemberId, Message, Micros, Output, Record, Replica, Send, SnapshotImage, Status, Token,
+    Viewstamp,
+};
 
 /// Requests taken before their outputs are carried out: one batch's worth, so that the first does not wait long.
 const ROUND_MAX_REQUESTS: usize = 1024;
 /// Messages held for records; more are dropped. Reached only when the medium stalls.
 const HELD_MAX_MESSAGES: usize = 4096;
+/// Who waits for a snapshot at a time.
+const SNAPSHOT_WAITERS_MAX: usize = 16;
 /// How old the published status may be while the member is busy.
 const STATUS_MAX_AGE: Micros = 2_000;
 
@@ -79,6 +84,8 @@ pub(super) struct ThreadState {
     view: u64,
     serving: bool,
     snapshot_timer: SnapshotTimer,
+    /// Who waits for a snapshot, and of which entry it has to be at least.
+    snapshot_waiters: Vec<(Viewstamp, oneshot::Sender<Arc<SnapshotImage>>)>,
     watch: Watch,
 }
 
@@ -151,7 +158,9 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
             self.step(Input::Damaged { damage });
         }
         let ending = self.inbox.ending();
-        ending != Ending::Abrupt && self.settle() && ending == Ending::Running
+        let goes_on = ending != Ending::Abrupt && self.settle();
+        self.hand_out_snapshot();
+        goes_on && ending == Ending::Running
     }
 
     /// Steps the core with a request.
@@ -190,7 +199,29 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
                 visit(application);
             }
             Request::Copy(from, memory, reply) => drop(reply.send(self.copy_for(from, memory))),
+            Request::Snapshot(reply) => self.on_snapshot_wanted(reply),
             Request::Wake => {}
+        }
+    }
+
+    /// Where none can be taken, or too many wait for one, the asker's channel is dropped.
+    fn on_snapshot_wanted(&mut self, reply: oneshot::Sender<Arc<SnapshotImage>>) {
+        if self.state.snapshot_waiters.len() < SNAPSHOT_WAITERS_MAX
+            && let Some(wanted) = self.replica.want_snapshot()
+        {
+            self.state.snapshot_waiters.push((wanted, reply));
+        }
+    }
+
+    /// Gives the newest snapshot to those that it is new enough for.
+    fn hand_out_snapshot(&mut self) {
+        if self.state.snapshot_waiters.is_empty() {
+            return;
+        }
+        let Some(image) = self.replica.newest_snapshot() else { return };
+        for (_, reply) in self.state.snapshot_waiters.extract_if(.., |(wanted, _)| *wanted <= image.viewstamp) {
+            // Who does not wait any longer does not need it.
+            drop(reply.send(Arc::clone(image)));
         }
     }
 
