@@ -4,6 +4,8 @@
 //! The program is a file system in small: what is written under a lock goes into the writer's own log at once, and to the volume only
 //! when the lock is given up. The volume refuses a writer that is being recovered, and a recoverer that was replaced.
 
+#![expect(clippy::disallowed_methods, reason = "real processes live in real time; the bans are for the simulator")]
+
 #[path = "recovery/volume.rs"]
 mod volume;
 
