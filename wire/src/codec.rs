@@ -40,6 +40,15 @@ impl<In: for<'a> Deserialize<'a>, Out> tokio_serde::Deserializer<In> for Postcar
     }
 }
 
+/// What a connection said, of an error of its [`Transport`]: tarpc wraps it, and the wrapping has no kind.
+pub fn innermost(error: &io::Error) -> &io::Error {
+    let mut inner = error;
+    while let Some(cause) = inner.get_ref().and_then(|cause| cause.downcast_ref::<io::Error>()) {
+        inner = cause;
+    }
+    inner
+}
+
 /// What [`transport`] returns: a stream of `In` and a sink of `Out`.
 pub type Transport<In, Out> = tarpc::serde_transport::Transport<Connection, In, Out, Postcard<In, Out>>;
 

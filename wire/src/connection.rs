@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::Sleep;
 
 use crate::{Endpoint, HELLO_TIMEOUT, Hello, HelloError, Welcome};
 
@@ -16,7 +17,18 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 
 /// One open stream.
 #[derive(Debug)]
-pub struct Connection(Stream);
+pub struct Connection {
+    stream: Stream,
+    patience: Option<Patience>,
+}
+
+/// How long the other side may take nothing of what is written.
+#[derive(Debug)]
+struct Patience {
+    limit: Duration,
+    /// Since when it takes nothing, and for how much longer it may.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
 
 #[derive(Debug)]
 enum Stream {
@@ -77,8 +89,20 @@ pub async fn dial(endpoint: &Endpoint, hello: &Hello, timeout: Duration) -> Resu
 }
 
 impl Connection {
+    fn new(stream: Stream) -> Self {
+        Connection { stream, patience: None }
+    }
+
+    /// From now on, a write of which the other side takes no byte for so long fails with [`io::ErrorKind::TimedOut`], and without a
+    /// number of the system's. One that does not read keeps what it asked for in this side's memory.
+    #[must_use]
+    pub fn with_patience(mut self, limit: Duration) -> Self {
+        self.patience = Some(Patience { limit, stalled: None });
+        self
+    }
+
     async fn open(endpoint: &Endpoint) -> io::Result<Self> {
-        Ok(Connection(match endpoint {
+        Ok(Connection::new(match endpoint {
             Endpoint::Tcp(address) => Stream::Tcp(tuned(TcpStream::connect(address).await?)?),
             Endpoint::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
         }))
@@ -102,7 +126,7 @@ impl Connection {
 
     /// The other end, for logs.
     pub fn peer(&self) -> String {
-        match &self.0 {
+        match &self.stream {
             Stream::Tcp(stream) => stream.peer_addr().map_or_else(|_| "(gone)".into(), |address| address.to_string()),
             Stream::Unix(_) => "(local socket)".into(),
         }
@@ -140,7 +164,7 @@ impl Listener {
     /// # Errors
     /// As the kernel says (for instance: no file descriptors left); the listener stays usable.
     pub async fn accept(&self) -> io::Result<Connection> {
-        Ok(Connection(match &self.socket {
+        Ok(Connection::new(match &self.socket {
             Socket::Tcp(listener) => Stream::Tcp(tuned(listener.accept().await?.0)?),
             Socket::Unix(listener) => Stream::Unix(listener.accept().await?.0),
         }))
@@ -154,9 +178,18 @@ fn tuned(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+impl Patience {
+    /// Ready when nothing was taken for too long.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let limit = self.limit;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        stalled.as_mut().poll(cx).map(|()| io::Error::new(io::ErrorKind::TimedOut, "the other side does not read"))
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
+        match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
@@ -165,21 +198,29 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.0 {
+        let written = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        match &mut self.patience {
+            Some(patience) if written.is_pending() => patience.poll_end(cx).map(Err),
+            Some(patience) => {
+                patience.stalled = None;
+                written
+            }
+            None => written,
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
+        match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
+        match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }

@@ -26,7 +26,7 @@ mod connection;
 mod endpoint;
 mod hello;
 
-pub use codec::{MAX_FRAME_BYTES, Postcard, Transport, transport};
+pub use codec::{MAX_FRAME_BYTES, Postcard, Transport, innermost, transport};
 pub use connection::{Connection, DialError, Listener, dial};
 pub use endpoint::{Endpoint, EndpointError};
 pub use hello::{HELLO_TIMEOUT, Hello, HelloError, Role, VERSION, Welcome};

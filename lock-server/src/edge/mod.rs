@@ -4,16 +4,15 @@
 //! [`wire::HELLO_TIMEOUT`]. Members are never turned away for a crowd of clients. A task of a connection that fails an assertion
 //! (tarpc's does at a deadline that lies years ahead) takes only its own connection with it.
 
+mod calls;
 mod service;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt;
-use lock_protocol::{LockCallbackClient, LockService, Refusal, SessionId};
+use lock_protocol::{LockCallbackClient, Refusal, SessionId};
 use rsm::{Handle, PeerError};
-use tarpc::server::{BaseChannel, Channel};
 use tokio::sync::{Semaphore, watch};
 use tracing::Instrument;
 use wire::{Connection, Hello, HelloError, Listener, Role, Welcome};
@@ -21,6 +20,7 @@ use wire::{Connection, Hello, HelloError, Listener, Role, Welcome};
 use crate::application::{LockApplication, Outlet, Pulse};
 use crate::backup::Backups;
 use crate::callbacks::Callbacks;
+use crate::edge::calls::{UNREAD_MAX, fault_of, serve_calls};
 use crate::edge::service::Service;
 use crate::metrics::{Connected, Counters, Peer, TurnedAway};
 use crate::primary::{RetryerEvent, RevokerEvent};
@@ -32,8 +32,6 @@ const CLIENT_CONNECTIONS_MAX: usize = 10_000;
 const CONNECTIONS_ABOVE: usize = 256;
 /// File descriptors that are for no accepted connection: store, listener, runtime, links to the members.
 const DESCRIPTORS_KEPT: usize = 64;
-/// Calls of one connection under way; tarpc refuses more, and stops reading from a client that does not read.
-const CALLS_MAX: usize = 256;
 /// Queries of all connections in the log at a time.
 pub(crate) const QUERIES_MAX: usize = 16;
 /// Before the next try to accept, when the system has no room (no file descriptors left).
@@ -205,10 +203,13 @@ impl Edge {
                 self.serve_callback(connection, session).instrument(span).await;
             }
             _ => {
-                let channel =
-                    BaseChannel::with_defaults(wire::transport(connection)).max_concurrent_requests(CALLS_MAX);
-                let service = Service(Arc::clone(self));
-                channel.execute(service.serve()).for_each(|handler| async { drop(tokio::spawn(handler)) }).await;
+                let peer = connection.peer();
+                if let Err(error) = serve_calls(connection.with_patience(UNREAD_MAX), Service(Arc::clone(self))).await
+                    && let Some(reason) = fault_of(&error)
+                {
+                    self.counters.turned_away(reason);
+                    tracing::info!(%peer, %error, "a client's connection was closed");
+                }
             }
         }
     }

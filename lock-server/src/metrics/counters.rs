@@ -75,6 +75,7 @@ label! {
         NotServing = "not_serving",
         OtherSession = "other_session",
         Member = "member",
+        NotReading = "not_reading",
     }
 }
 

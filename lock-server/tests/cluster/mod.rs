@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod metrics;
+
 use std::collections::hash_map::RandomState;
 use std::fs::File;
 use std::future::Future;

@@ -219,7 +219,7 @@ fn is_gone(error: &ChannelError<io::Error>) -> bool {
         | ChannelError::Ready(error)
         | ChannelError::Write(error)
         | ChannelError::Flush(error)
-        | ChannelError::Close(error) => error.kind(),
+        | ChannelError::Close(error) => wire::innermost(error).kind(),
     };
     // The frame codec says so, with no kind of its own, where the stream ends within a frame: nothing that was sent is wrong.
     let is_cut = chain(error).ends_with("bytes remaining on stream");
