@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FencingToken, LockName, Mode, RequestNumber, SessionId};
+use crate::{FencingToken, LockName, LockSet, Mode, RequestNumber, SessionId};
 
 /// A session may have at most this many request numbers at or above its floor; the server refuses more as `Busy`.
 pub const REQUEST_WINDOW: u64 = 4096;
@@ -53,12 +53,30 @@ pub enum Command {
         /// The tenure.
         token: FencingToken,
     },
+    /// Take all these locks, or join the end of each one's queue; all are granted in one op, and until then none is held. The session says by
+    /// this that it holds none of them and waits for none: what there is of either, it does not know of, and ends in the same
+    /// op. Each lock then has a tenure of its own under this number, asked for again, cancelled and released like any other; a cancel
+    /// of one withdraws the whole set as long as it waits.
+    AcquireAll {
+        /// The locks.
+        set: LockSet,
+    },
 }
 
 impl Command {
-    /// The lock that it is about.
+    /// The locks that it is about.
+    pub fn names(&self) -> impl Iterator<Item = &LockName> {
+        let (one, all) = match self {
+            Command::AcquireAll { set } => (None, Some(set.iter().map(|(name, _)| name))),
+            _ => (Some(self.name()), None),
+        };
+        one.into_iter().chain(all.into_iter().flatten())
+    }
+
+    /// The lock that it is about; of several the first.
     pub fn name(&self) -> &LockName {
         match self {
+            Command::AcquireAll { set } => set.first(),
             Command::Acquire { name, .. }
             | Command::Cancel { name, .. }
             | Command::Release { name, .. }
@@ -91,11 +109,11 @@ pub struct Submission {
 /// The answer to a [`Request`]. Append-only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// The session holds the lock.
+    /// The session holds the lock, or all locks of the set.
     Granted {
-        /// Of the tenure.
+        /// Of the tenure, or of each.
         token: FencingToken,
-        /// Sessions with conflicting wishes are in the queue: give the lock back after use, without waiting for a revoke.
+        /// Sessions with conflicting wishes are in the queue, of a set in any: give the lock back after use, without waiting for a revoke.
         others_waiting: bool,
     },
     /// The session is in the queue, or (to a repetition) still there.

@@ -14,6 +14,9 @@
 //! entry. Grants are **sticky**: the session keeps the lock until [`Notice::Revoke`] asks for it, or until it does not
 //! want it any longer.
 //!
+//! `AcquireAll` takes several locks at once: it waits in the queue of each, at the place of its own op, holding none of them, and is
+//! granted in the op in which it is first in all of them. So two sets never wait for one another, whatever order they were written in.
+//!
 //! A session that was opened with options ([`OpenWith`]) may belong to a **group** whose members recover each other. The exclusive locks of
 //! one that died stay held until a live one has made good what it left; that one is told by a [`Notice::Recover`] and answers with a
 //! [`RecoveryReport`].
@@ -32,6 +35,7 @@ mod backup;
 mod command;
 mod force;
 mod ids;
+mod lock_set;
 mod members;
 mod notice;
 mod query;
@@ -43,6 +47,7 @@ pub use backup::{BACKUP_PART_MAX_BYTES, BackupAnswer, BackupError, BackupHeader,
 pub use command::{Command, Outcome, REQUEST_WINDOW, Request, Requeued, SUBMISSION_MAX_REQUESTS, Submission};
 pub use force::{ForceRelease, ForcedTenure};
 pub use ids::{FencingToken, LockName, Mode, NameError, RequestNumber, SessionId};
+pub use lock_set::{LOCK_SET_MAX, LockSet, LockSetError};
 pub use members::MemberChange;
 pub use notice::{NOTICES_MAX, Notice};
 pub use query::{

@@ -45,6 +45,8 @@ pub enum Mutant {
     TokenRestarts,
     /// Locks: a shared holder is made exclusive although others have the lock.
     UpgradesBesideOthers,
+    /// Locks: a set does not wait for those before it in its queues.
+    SetsOvertake,
     /// Locks: a release ends whatever tenure the session has.
     ReleaseUnchecked,
     /// Force: the next may have the lock at once.
@@ -65,7 +67,7 @@ pub enum Mutant {
 
 /// All of them, with their names on the command line.
 #[cfg(any(test, feature = "mutants"))]
-pub const MUTANTS: [(&str, Mutant); 28] = [
+pub const MUTANTS: [(&str, Mutant); 29] = [
     ("clock-first", Mutant::ClockFirst),
     ("elapsed-twice", Mutant::ElapsedTwice),
     ("former-term", Mutant::FormerTerm),
@@ -86,6 +88,7 @@ pub const MUTANTS: [(&str, Mutant); 28] = [
     ("shared-overtakes", Mutant::SharedOvertakes),
     ("token-restarts", Mutant::TokenRestarts),
     ("upgrades-beside-others", Mutant::UpgradesBesideOthers),
+    ("sets-overtake", Mutant::SetsOvertake),
     ("release-unchecked", Mutant::ReleaseUnchecked),
     ("forces-at-once", Mutant::ForcesAtOnce),
     ("forces-silently", Mutant::ForcesSilently),

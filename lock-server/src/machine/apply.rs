@@ -177,7 +177,9 @@ impl Machine {
 
     pub(super) fn table_and_around(&mut self) -> (&mut Table, Around<'_>) {
         let Machine { table, sessions, effects, statistics, applied, time, mutation, .. } = self;
-        (table, Around { sessions, effects, statistics, op: *applied, now_us: time.0, mutation: *mutation })
+        let (op, now_us, mutation, sets) = (*applied, time.0, *mutation, BTreeSet::new());
+        let granted = Vec::new();
+        (table, Around { sessions, effects, statistics, op, now_us, mutation, own: None, sets, granted })
     }
 }
 

@@ -51,7 +51,7 @@ impl Tenure {
     }
 }
 
-/// A lock that somebody holds.
+/// A lock that somebody holds or waits for.
 #[derive(Clone, Debug)]
 pub(super) enum Lock {
     /// As its grant left it.
@@ -65,7 +65,7 @@ const _: () = assert!(size_of::<Lock>() == 32);
 /// A lock with several holders, or waiters, or a change since its grant.
 #[derive(Clone, Debug)]
 pub(super) struct Many {
-    /// By session. One, or several that are all shared; none only within an op.
+    /// By session. One, or several that are all shared; none where only sets wait, which are not free to go elsewhere.
     pub(super) holders: BTreeMap<SessionId, Tenure>,
     /// Who waits.
     pub(super) queue: Queue,
@@ -177,6 +177,11 @@ impl Lock {
 }
 
 impl Many {
+    /// Nobody holds it, and nobody waits yet.
+    pub(super) fn unheld(op: u64) -> Many {
+        Many { holders: BTreeMap::new(), queue: Queue::default(), changed: op }
+    }
+
     /// Whether the holders, apart from any queue, admit another in this mode. Several holders are all shared.
     pub(super) fn admits(&self, mode: Mode) -> bool {
         self.holders.values().next().is_none_or(|holder| holder.mode().is_compatible_with(mode))

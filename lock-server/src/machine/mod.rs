@@ -74,6 +74,7 @@ mod requests;
 mod restored;
 mod running_hash;
 mod sessions;
+mod sets;
 mod snapshot;
 mod statistics;
 mod sweep;

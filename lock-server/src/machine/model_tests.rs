@@ -11,7 +11,7 @@ use rsm::StateMachine;
 use super::{Limits, Machine, Op, Reply};
 use run::Run;
 
-const LIMITS: Limits = Limits { sessions: 6, locks_per_session: 4, waiters_per_session: 2, request_window: 12 };
+const LIMITS: Limits = Limits { sessions: 6, locks_per_session: 4, waiters_per_session: 3, request_window: 12 };
 const RUNS: u64 = 60;
 const OPS_PER_RUN: u64 = 1_500;
 

@@ -179,7 +179,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FormatError> {
 mod tests {
     use super::*;
     use lock_protocol::{
-        ClientIdentity, Command, GroupName, Mode, RecoveryGroup, RecoveryStep, RecoveryToken, SessionOptions,
+        ClientIdentity, Command, GroupName, LockSet, Mode, RecoveryGroup, RecoveryStep, RecoveryToken, SessionOptions,
     };
 
     fn release() -> Op {
@@ -212,6 +212,11 @@ mod tests {
         assert_eq!(upgrade.encode(), [1, 1, 7, 4, 5, 4, 1, b'a', 0xac, 2]);
         assert_eq!(Reply::Outcome(Outcome::Upgraded { token: FencingToken(300) }).encode(), [1, 2, 11, 0xac, 2]);
         assert_eq!(Reply::Outcome(Outcome::NotUpgraded).encode(), [1, 2, 12]);
+        let set = LockSet::new([(name.clone(), Mode::Exclusive)]).expect("one lock");
+        let request = Request { number: RequestNumber(5), command: Command::AcquireAll { set } };
+        let all = Op::Request { session: SessionId(7), floor: RequestNumber(4), request };
+        assert_eq!(all.encode(), [1, 1, 7, 4, 5, 5, 1, 1, b'a', 1]);
+        assert_eq!(Op::decode(&[1, 1, 7, 4, 5, 5, 0]), Err(FormatError::Damaged), "a set of none");
         let force = Op::ForceRelease(ForceRelease { name, token: FencingToken(300), now: true });
         assert_eq!(force.encode(), [1, 6, 1, b'a', 0xac, 2, 1]);
         let forced = Reply::Forced(vec![ForcedTenure { session: SessionId(9), withheld_ms: Some(7) }]);

@@ -18,6 +18,8 @@ pub(super) struct Waiter {
     pub(super) mode: Mode,
     /// Service time at which it joined, µs.
     pub(super) since_us: u64,
+    /// It waits in other queues too, at the same place, and is granted in all at once.
+    pub(super) is_set: bool,
 }
 
 /// The queue.
@@ -43,11 +45,6 @@ impl Queue {
         Some(waiter)
     }
 
-    /// The head.
-    pub(super) fn first(&self) -> Option<(u64, Waiter)> {
-        self.waiters.first_key_value().map(|(&place, &waiter)| (place, waiter))
-    }
-
     /// Who stands there.
     pub(super) fn at(&self, place: u64) -> Option<&Waiter> {
         self.waiters.get(&place)
@@ -68,6 +65,11 @@ impl Queue {
             Mode::Exclusive => !self.is_empty(),
             Mode::Shared => self.wants_exclusive(),
         }
+    }
+
+    /// Whether somebody before a place conflicts with this mode.
+    pub(super) fn is_blocked(&self, place: u64, mode: Mode) -> bool {
+        self.waiters.range(..place).any(|(_, waiter)| !waiter.mode.is_compatible_with(mode))
     }
 
     /// From head to end.

@@ -1,6 +1,8 @@
 //! A session's requests: each number once, and each command's meaning.
 
-use lock_protocol::{Command, FencingToken, LockName, Mode, Outcome, Request, RequestNumber, Requeued, SessionId};
+use lock_protocol::{
+    Command, FencingToken, LockName, LockSet, Mode, Outcome, Request, RequestNumber, Requeued, SessionId,
+};
 
 use super::Machine;
 use super::table::{Acquired, Standing};
@@ -39,6 +41,7 @@ impl Machine {
             Command::Release { name, token, requeue } => self.release(session, name, *token, request.number, *requeue),
             Command::Downgrade { name, token } => self.downgrade(session, name, *token),
             Command::Upgrade { name, token } => self.upgrade(session, name, *token, request.number),
+            Command::AcquireAll { set } => self.acquire_all(session, set, request.number),
         }
     }
 
@@ -46,7 +49,9 @@ impl Machine {
     fn record(&mut self, session: SessionId, request: &Request, outcome: &Outcome) {
         let done = match (&request.command, outcome) {
             (_, Outcome::Queued) if self.mutation.is(Mutant::StaleQueued) => Done::Outcome(outcome.clone()),
-            (Command::Acquire { .. }, Outcome::Granted { .. } | Outcome::Queued) => Done::Acquire,
+            (Command::Acquire { .. } | Command::AcquireAll { .. }, Outcome::Granted { .. } | Outcome::Queued) => {
+                Done::Acquire
+            }
             (Command::Release { .. }, Outcome::Released { requeued: Some(_) }) => Done::Requeue,
             _ => Done::Outcome(outcome.clone()),
         };
@@ -71,17 +76,31 @@ impl Machine {
     /// stands for is in the lock's entry; nothing is executed.
     fn below_floor(&self, session: SessionId, request: &Request) -> Outcome {
         match request.command {
-            Command::Acquire { .. } => self.place(session, request).map_or(Outcome::BelowFloor, Outcome::from),
+            Command::Acquire { .. } | Command::AcquireAll { .. } => {
+                self.place(session, request).map_or(Outcome::BelowFloor, Outcome::from)
+            }
             _ => Outcome::BelowFloor,
         }
     }
 
-    /// What a number stands for in the lock's entry: a place in the queue, or the tenure that came of it.
+    /// What a number stands for in the lock's entry: a place in the queue, or the tenure that came of it. Of a set all locks must still
+    /// stand as they did, since a part of it is of no use.
     fn place(&self, session: SessionId, request: &Request) -> Option<Requeued> {
-        let name = request.command.name();
+        let places = request.command.names().map(|name| self.place_at(session, name, request.number));
+        let both = |one, other| match (one, other) {
+            (Requeued::Granted { token, others_waiting: a }, Requeued::Granted { others_waiting: b, .. }) => {
+                Some(Requeued::Granted { token, others_waiting: a || b })
+            }
+            (Requeued::Queued, Requeued::Queued) => Some(Requeued::Queued),
+            _ => None,
+        };
+        places.reduce(|one, other| both(one?, other?)).flatten()
+    }
+
+    fn place_at(&self, session: SessionId, name: &LockName, number: RequestNumber) -> Option<Requeued> {
         match self.standing(session, name) {
-            Standing::Waits { acquire, .. } if acquire == request.number => Some(Requeued::Queued),
-            Standing::Holds(tenure) if tenure.acquire == request.number && self.forced(session, name).is_none() => {
+            Standing::Waits { acquire, .. } if acquire == number => Some(Requeued::Queued),
+            Standing::Holds(tenure) if tenure.acquire == number && self.forced(session, name).is_none() => {
                 let others_waiting = self.table.get(name).is_some_and(|lock| lock.others_waiting(tenure.mode()));
                 Some(Requeued::Granted { token: tenure.token(), others_waiting })
             }
@@ -93,7 +112,7 @@ impl Machine {
     /// requeue.
     fn after_its_cancel(&mut self, session: SessionId, request: &Request) -> Outcome {
         let outcome = match &request.command {
-            Command::Acquire { .. } => return Outcome::Gone,
+            Command::Acquire { .. } | Command::AcquireAll { .. } => return Outcome::Gone,
             Command::Upgrade { .. } => return Outcome::NotUpgraded,
             Command::Release { name, token, .. } => self.release(session, name, *token, request.number, None),
             _ => self.execute(session, request),
@@ -115,6 +134,37 @@ impl Machine {
                 None => self.take(session, name, number, mode).into(),
             },
         }
+    }
+
+    /// Whatever the session has of these locks it does not know of, else it would not ask (see [`Command::AcquireAll`]).
+    fn acquire_all(&mut self, session: SessionId, set: &LockSet, number: RequestNumber) -> Outcome {
+        if let Some(refusal) = self.no_room_for_all(session, set) {
+            return refusal;
+        }
+        for (name, _) in set.iter() {
+            self.sessions.confirm(session, name);
+            let standing = self.standing(session, name);
+            let (table, mut around) = self.table_and_around();
+            match standing {
+                Standing::Holds(_) => drop(table.release(&mut around, session, name, None)),
+                Standing::Waits { .. } => table.leave(&mut around, session, name),
+                Standing::Neither => {}
+            }
+        }
+        let (table, mut around) = self.table_and_around();
+        table.acquire_all(&mut around, session, number, set).into()
+    }
+
+    fn no_room_for_all(&self, session: SessionId, set: &LockSet) -> Option<Outcome> {
+        let entry = self.sessions.live(session)?;
+        let limits = &self.limits;
+        let held = entry.held.len() - set.iter().filter(|(name, _)| entry.held.contains(*name)).count();
+        let waiting = entry.waiting.len() - set.iter().filter(|(name, _)| entry.waiting.contains_key(*name)).count();
+        if (held + waiting + set.len()) as u64 > limits.locks_per_session {
+            return Some(limit_reached("locks of a session", limits.locks_per_session));
+        }
+        ((waiting + set.len()) as u64 > limits.waiters_per_session)
+            .then(|| limit_reached("queues in which a session waits", limits.waiters_per_session))
     }
 
     /// The limit that an acquire runs into.

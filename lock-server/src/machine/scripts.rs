@@ -6,6 +6,7 @@ mod queries;
 mod requests;
 mod restored;
 mod sessions;
+mod sets;
 mod statistics;
 
 use lock_protocol::{

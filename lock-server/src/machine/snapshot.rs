@@ -7,8 +7,8 @@
 //! In front of it stands the wait of a cluster that was restored, while it lasts; see `restored.rs`.
 //!
 //! Records are postcard, one after the other, so that neither side needs the whole twice; the header says how many there are. Indexes
-//! are not stored but derived: what a session holds and waits for, deadlines, nonces, revokes. Reading trusts nothing: what it builds
-//! keeps the machine's invariants, or it fails, since a machine that asserts its own state must not be given a wrong one. That the
+//! are not stored but derived: what a session holds and waits for, which places belong to one set, deadlines, nonces, revokes.
+//! Reading trusts nothing: what it builds keeps the machine's invariants, or it fails, since a machine that asserts its own state must not be given a wrong one. That the
 //! bytes are those that were written is the caller's to check, and rsm does: on the medium by checksums, from another member by a digest.
 //!
 //! In parts: the header is written when the snapshot begins, sessions and locks are frozen then (see `versioned.rs`), and there is nothing
@@ -52,7 +52,7 @@ use super::window::{Done, Window};
 use crate::mutant::{Mutant, Mutation};
 
 /// "PLUMLK", then the format's version.
-const MAGIC: [u8; 8] = *b"PLUMLK\x00\x04";
+const MAGIC: [u8; 8] = *b"PLUMLK\x00\x05";
 
 /// Why bytes are no snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +141,7 @@ struct WaiterRecord {
     mode: Mode,
     acquire: RequestNumber,
     since_us: u64,
+    is_set: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -248,6 +249,7 @@ impl Machine {
             table.insert(name, lock);
         }
         check(rest.is_empty(), "there is something behind its end")?;
+        table.derive_sets().map_err(SnapshotError::Contradiction)?;
         let mut last = None;
         for (session, record) in forced {
             let place = (session, record.name.clone());
@@ -369,6 +371,7 @@ impl LockRecord {
             mode: waiter.mode,
             acquire: waiter.acquire,
             since_us: waiter.since_us,
+            is_set: waiter.is_set,
         });
         LockRecord {
             name: name.clone(),
@@ -392,17 +395,17 @@ impl LockRecord {
             check(owner.held.insert(self.name.clone()), "a session holds a lock twice")?;
             holders.insert(session, Tenure::new(session, acquire, since_us, token, mode));
         }
-        check(!holders.is_empty(), "a lock has no holder")?;
+        check(!holders.is_empty() || !self.waiters.is_empty(), "a lock has no holder")?;
         let mut queue = Queue::default();
         let mut last = 0;
         for record in self.waiters {
-            let WaiterRecord { place, session, mode, acquire, since_us } = record;
+            let WaiterRecord { place, session, mode, acquire, since_us, is_set } = record;
             check(last < place && place <= self.changed, "a queue is out of order")?;
             last = place;
             let owner = sessions.get_mut(session).ok_or(SnapshotError::Contradiction("a waiter has no session"))?;
             check(!owner.held.contains(&self.name), "a session waits for what it holds")?;
             check(owner.waiting.insert(self.name.clone(), place).is_none(), "a session waits twice for a lock")?;
-            queue.join(place, Waiter { session, acquire, mode, since_us });
+            queue.join(place, Waiter { session, acquire, mode, since_us, is_set });
         }
         let mut lock = Lock::Many(Box::new(Many { holders, queue, changed: self.changed }));
         lock.compact();

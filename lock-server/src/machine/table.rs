@@ -3,17 +3,19 @@
 //! Everything that frees a lock, or part of it, ends in [`Table::pass_on`], in the same op: it grants from the head of the
 //! queue as long as the head is compatible with the holders, and stops at the first that is not. So the queue is first come
 //! first served, nobody overtakes a waiting exclusive, and shared ones at the head are granted together. A head whose
-//! session is dead leaves instead of being granted.
+//! session is dead leaves instead of being granted. Sets of locks wait in the same queues: see `sets.rs`.
 
+use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 use lock_protocol::{FencingToken, LockName, Mode, RequestNumber, SessionId};
 
-use super::effects::{Effect, Effects, Revoke};
+use super::effects::{Effects, Revoke};
 use super::lock::{Demand, Lock, Many, Tenure};
 use super::queue::{Queue, Waiter};
 use super::sessions::Sessions;
+use super::sets::Sets;
 use super::statistics::Statistics;
 use super::versioned::Versioned;
 use crate::mutant::{Mutant, Mutation};
@@ -21,7 +23,8 @@ use crate::mutant::{Mutant, Mutation};
 /// The locks that are held.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
-    locks: Versioned<LockName, Lock>,
+    pub(super) locks: Versioned<LockName, Lock>,
+    pub(super) sets: Sets,
 }
 
 /// The rest of the machine, as far as a change of the table needs it.
@@ -34,6 +37,12 @@ pub(super) struct Around<'a> {
     /// Service time, µs.
     pub(super) now_us: u64,
     pub(super) mutation: Mutation,
+    /// The acquire that is being executed: what it is granted its session hears by the reply.
+    pub(super) own: Option<(SessionId, RequestNumber)>,
+    /// Places of sets that may be free to go.
+    pub(super) sets: BTreeSet<u64>,
+    /// Tenures that began and whose owners have not been told.
+    pub(super) granted: Vec<(LockName, Tenure)>,
 }
 
 /// What became of an acquire.
@@ -111,12 +120,14 @@ impl Table {
                 let name = entry.key().clone();
                 let before = entry.get().demand();
                 let many = entry.get_mut().many(around.op);
-                many.queue.join(around.op, Waiter { session, acquire, mode, since_us: around.now_us });
+                let since_us = around.now_us;
+                many.queue.join(around.op, Waiter { session, acquire, mode, since_us, is_set: false });
                 around.waiter_came(session, name.clone());
-                pass_on(many, &name, around, before, Some(session));
-                let acquired = many.acquired(session, mode);
+                around.own = Some((session, acquire));
+                pass_on(many, &name, around, before, Vec::new());
                 entry.get_mut().compact();
-                acquired
+                self.settle_sets(around);
+                self.acquired(session, &name, mode)
             }
         }
     }
@@ -151,30 +162,56 @@ impl Table {
         around.tenure_ended(&tenure);
         around.effects.withdraw(session, name, tenure.token());
         if let Some((acquire, mode)) = requeue {
-            many.queue.join(around.op, Waiter { session, acquire, mode, since_us: around.now_us });
+            let since_us = around.now_us;
+            many.queue.join(around.op, Waiter { session, acquire, mode, since_us, is_set: false });
             around.waiter_came(session, shared_name);
+            around.own = Some((session, acquire));
         }
-        pass_on(many, name, around, before, requeue.map(|_| session));
-        let requeued = requeue.map(|(_, mode)| many.acquired(session, mode));
-        if many.holders.is_empty() {
-            entry.remove();
-        } else {
-            entry.get_mut().compact();
-        }
-        requeued
+        pass_on(many, name, around, before, Vec::new());
+        self.tidy(name);
+        self.settle_sets(around);
+        requeue.map(|(_, mode)| self.acquired(session, name, mode))
     }
 
-    /// Leaves the queue; shared ones behind an exclusive may be free to go now.
+    /// Leaves the queue, or all those of its set; shared ones behind an exclusive may be free to go now.
     pub(super) fn leave(&mut self, around: &mut Around<'_>, session: SessionId, name: &LockName) {
+        let place = around.place_of(session, name);
+        match self.sets.take(place) {
+            Some(set) => set.iter().for_each(|(name, _)| self.leave_one(around, session, name)),
+            None => self.leave_one(around, session, name),
+        }
+        self.settle_sets(around);
+    }
+
+    pub(super) fn leave_one(&mut self, around: &mut Around<'_>, session: SessionId, name: &LockName) {
         let place = around.waiter_left(session, name);
         let lock = self.locks.get_mut(name);
-        let lock = lock.unwrap_or_else(|| panic!("session {session} waits for '{name}', which nobody holds"));
+        let lock = lock.unwrap_or_else(|| panic!("session {session} waits for '{name}', which has no queue"));
         let before = lock.demand();
         let many = lock.many(around.op);
         let left = many.queue.leave(place);
         assert!(left.is_some_and(|waiter| waiter.session == session), "place {place} of '{name}' is another's");
-        pass_on(many, name, around, before, None);
-        lock.compact();
+        pass_on(many, name, around, before, Vec::new());
+        self.tidy(name);
+    }
+
+    /// A lock without holders and waiters is no entry; one that is only held is a short one.
+    pub(super) fn tidy(&mut self, name: &LockName) {
+        if let Entry::Occupied(mut entry) = self.locks.entry(name.clone()) {
+            match entry.get_mut() {
+                Lock::Many(many) if many.holders.is_empty() && many.queue.is_empty() => drop(entry.remove()),
+                lock => lock.compact(),
+            }
+        }
+    }
+
+    /// What has become of the session's acquire in this op.
+    fn acquired(&self, session: SessionId, name: &LockName, mode: Mode) -> Acquired {
+        let lock = self.locks.get(name).filter(|lock| lock.holder(session).is_some());
+        match lock.and_then(|lock| Some((lock.holder(session)?.token(), lock.others_waiting(mode)))) {
+            Some((token, others_waiting)) => Acquired::Granted { token, others_waiting },
+            None => Acquired::Queued,
+        }
     }
 
     /// Turns the session's tenure into a shared one; shared ones at the head of the queue come in.
@@ -186,8 +223,14 @@ impl Table {
         let tenure = many.holders.get_mut(&session);
         let tenure = tenure.unwrap_or_else(|| panic!("session {session} downgrades '{name}' without holding it"));
         *tenure = tenure.downgraded();
-        pass_on(many, name, around, before, None);
+        let token = tenure.token();
+        pass_on(many, name, around, before, Vec::new());
+        // Where a set waits on for another lock the demand is what it was, and this tenure is not in its way any more.
+        if many.demand().target(Mode::Shared).is_none() {
+            around.effects.withdraw(session, name, token);
+        }
         lock.compact();
+        self.settle_sets(around);
     }
 
     /// Ends the session's tenure and begins an exclusive one, by the request `acquire`; none, and nothing is changed, where anybody
@@ -227,25 +270,17 @@ impl Table {
     }
 }
 
-impl Many {
-    /// What has become of the session's acquire in this op.
-    fn acquired(&self, session: SessionId, mode: Mode) -> Acquired {
-        match self.holders.get(&session) {
-            Some(tenure) => {
-                let others_waiting = self.queue.conflicts_with(mode);
-                Acquired::Granted { token: tenure.token(), others_waiting }
-            }
-            None => Acquired::Queued,
-        }
-    }
-}
-
-/// Grants from the head of the queue as far as the holders admit, and brings the revokes up to date. `own` is the session
-/// whose acquire is being executed: it hears of its grant by the reply.
-fn pass_on(many: &mut Many, name: &LockName, around: &mut Around<'_>, before: Demand, own: Option<SessionId>) {
+/// Grants from the head of the queue as far as the holders admit, and brings the revokes up to date; `granted` are tenures that this op has
+/// just begun. Sets are not granted here, but noted down where nobody before them is in their way.
+pub(super) fn pass_on(
+    many: &mut Many,
+    name: &LockName,
+    around: &mut Around<'_>,
+    before: Demand,
+    mut granted: Vec<Tenure>,
+) {
     let token = FencingToken(around.op);
-    let mut granted = Vec::new();
-    while let Some((place, head)) = head(many, around.mutation) {
+    while let Some((place, head)) = next_single(many, around) {
         let lives = around.sessions.live(head.session).is_some() || around.mutation.is(Mutant::GrantsDead);
         if lives && !many.admits(head.mode) {
             break;
@@ -256,38 +291,39 @@ fn pass_on(many: &mut Many, name: &LockName, around: &mut Around<'_>, before: De
             let tenure = Tenure::new(head.session, head.acquire, around.now_us, token, head.mode);
             many.holders.insert(head.session, tenure);
             around.holder_came(head.session, shared_name);
-            match own == Some(head.session) {
-                true => around.statistics.granted_at_once += 1,
-                false => around.statistics.waits.record(around.now_us.saturating_sub(head.since_us)),
-            }
+            around.waited(&head);
             granted.push(tenure);
         }
     }
-    for tenure in &granted {
-        if own != Some(tenure.session) {
-            around.effects.tell(|| Effect::Granted {
-                session: tenure.session,
-                name: name.clone(),
-                acquire: tenure.acquire,
-                token,
-                others_waiting: many.queue.conflicts_with(tenure.mode()),
-            });
-        }
-    }
+    around.granted.extend(granted.iter().map(|tenure| (name.clone(), *tenure)));
     let newest = around.mutation.is(Mutant::RevokesNewest);
     update_revokes(many, name, around.effects, before, &granted, newest);
 }
 
-/// Who is next.
-fn head(many: &Many, mutation: Mutation) -> Option<(u64, Waiter)> {
-    let waiters = || many.queue.iter().map(|(place, waiter)| (place, *waiter));
-    if mutation.is(Mutant::LastComeFirst) {
+/// Who is next: the first that is not of a set. Nobody before it may be in its way; a set in shared mode is in nobody's but an
+/// exclusive one's.
+fn next_single(many: &Many, around: &mut Around<'_>) -> Option<(u64, Waiter)> {
+    let waiters = || many.queue.iter().map(|(place, waiter)| (place, *waiter)).filter(|(_, waiter)| !waiter.is_set);
+    if around.mutation.is(Mutant::LastComeFirst) {
         return waiters().last();
     }
-    if mutation.is(Mutant::SharedOvertakes) {
-        return waiters().find(|(_, waiter)| many.admits(waiter.mode)).or_else(|| many.queue.first());
+    if around.mutation.is(Mutant::SharedOvertakes)
+        && let Some(next) = waiters().find(|(_, waiter)| many.admits(waiter.mode))
+    {
+        return Some(next);
     }
-    many.queue.first()
+    let mut passed = false;
+    for (place, waiter) in many.queue.iter() {
+        if !waiter.is_set {
+            return (!passed || waiter.mode == Mode::Shared).then_some((place, *waiter));
+        }
+        around.sets.insert(place);
+        if waiter.mode == Mode::Exclusive {
+            return None;
+        }
+        passed = true;
+    }
+    None
 }
 
 /// The demand is the same for all holders of a lock: where it did not change, only new holders have to be looked at.
@@ -323,7 +359,15 @@ impl Around<'_> {
         self.statistics.holds.record(self.now_us.saturating_sub(tenure.since_us));
     }
 
-    fn holder_came(&mut self, session: SessionId, name: LockName) {
+    /// A waiter is granted what it waited for.
+    pub(super) fn waited(&mut self, waiter: &Waiter) {
+        match self.own == Some((waiter.session, waiter.acquire)) {
+            true => self.statistics.granted_at_once += 1,
+            false => self.statistics.waits.record(self.now_us.saturating_sub(waiter.since_us)),
+        }
+    }
+
+    pub(super) fn holder_came(&mut self, session: SessionId, name: LockName) {
         let session = self.known(session);
         assert!(session.held.insert(name), "a session holds a lock twice");
     }
@@ -332,7 +376,7 @@ impl Around<'_> {
         assert!(self.known(session).held.remove(name), "'{name}' is released by a session that does not hold it");
     }
 
-    fn waiter_came(&mut self, session: SessionId, name: LockName) {
+    pub(super) fn waiter_came(&mut self, session: SessionId, name: LockName) {
         let op = self.op;
         self.statistics.waiters += 1;
         assert!(self.known(session).waiting.insert(name, op).is_none(), "a session waits twice for a lock");
@@ -344,8 +388,14 @@ impl Around<'_> {
         place.unwrap_or_else(|| panic!("session {session} leaves the queue of '{name}' without standing there"))
     }
 
+    /// Where the session stands in the lock's queue.
+    fn place_of(&mut self, session: SessionId, name: &LockName) -> u64 {
+        let place = self.known(session).waiting.get(name).copied();
+        place.unwrap_or_else(|| panic!("session {session} leaves the queue of '{name}' without standing there"))
+    }
+
     /// As [`Around::waiter_left`], and gives back the name in its shared allocation.
-    fn waiter_went(&mut self, session: SessionId, name: &LockName) -> LockName {
+    pub(super) fn waiter_went(&mut self, session: SessionId, name: &LockName) -> LockName {
         self.statistics.waiters -= 1;
         let place = self.known(session).waiting.remove_entry(name);
         place.unwrap_or_else(|| panic!("session {session} waits for '{name}' without knowing it")).0

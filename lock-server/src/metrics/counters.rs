@@ -39,6 +39,7 @@ label! {
         Status = "status",
         ChangeMembers = "change_members",
         Backup = "backup",
+        AcquireAll = "acquire_all",
     }
 }
 
@@ -157,13 +158,14 @@ impl Counters {
                 Command::Release { .. } => Request::Release,
                 Command::Downgrade { .. } => Request::Downgrade,
                 Command::Upgrade { .. } => Request::Upgrade,
+                Command::AcquireAll { .. } => Request::AcquireAll,
             };
             counts[request as usize] += 1;
         }
         for (index, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
             self.requests.add(index, count);
         }
-        counts[Request::Acquire as usize]
+        counts[Request::Acquire as usize] + counts[Request::AcquireAll as usize]
     }
 
     /// Acquires were answered, so long after they had been read.

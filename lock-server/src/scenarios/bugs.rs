@@ -1,6 +1,6 @@
 //! One scenario for each known bug: it goes wrong where the bug is put back, and does not where it is not.
 
-use lock_protocol::{Answer, Command, FencingToken, Notice, Outcome, Query, RecoveryStep, RequestNumber, SessionId};
+use lock_protocol::{Answer, Command, FencingToken, LockSet, Notice, Outcome, Query, RecoveryStep, RequestNumber, SessionId};
 use rsm::StateMachine;
 
 use super::{Primary, S, X, ms, name, token};
@@ -32,6 +32,7 @@ fn scenario(mutant: Mutant) -> Scenario {
         Mutant::SharedOvertakes => shared_overtakes_a_waiting_exclusive,
         Mutant::TokenRestarts => token_falls,
         Mutant::UpgradesBesideOthers => reader_becomes_a_writer_beside_another_reader,
+        Mutant::SetsOvertake => set_is_granted_before_one_who_came_first,
         Mutant::ReleaseUnchecked => late_release_ends_a_later_tenure,
         Mutant::ForcesAtOnce => next_has_the_lock_while_the_forced_holder_believes_in_its_own,
         Mutant::ForcesSilently => forced_holder_is_renewed_and_not_told,
@@ -240,6 +241,16 @@ fn reader_becomes_a_writer_beside_another_reader(mutant: Option<Mutant>) -> bool
     let token = token(&primary.acquire(writer, "a", S));
     primary.acquire(reader, "a", S);
     primary.ask(writer, Command::Upgrade { name: name("a"), token }) != Outcome::NotUpgraded
+}
+
+/// A writer waits for a lock that a reader has; then somebody asks for it and another, to read.
+fn set_is_granted_before_one_who_came_first(mutant: Option<Mutant>) -> bool {
+    let mut primary = Primary::new(mutant);
+    let [reader, writer, third] = [1, 2, 3].map(|nonce| primary.open(nonce, 60_000));
+    primary.acquire(reader, "a", S);
+    primary.acquire(writer, "a", X);
+    let set = LockSet::new([(name("a"), S), (name("b"), S)]).expect("two locks");
+    primary.ask(third, Command::AcquireAll { set }) != Outcome::Queued
 }
 
 /// M13: a late release of an old tenure arrives under a number of its own.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use lock_protocol::{
-    Command, FencingToken, ForceRelease, ForcedTenure, LockName, Mode, Open, Opened, Outcome, RecoveryGroup, Request,
+    Command, FencingToken, ForceRelease, ForcedTenure, LockName, LockSet, Mode, Open, Opened, Outcome, RecoveryGroup, Request,
     RequestNumber, Requeued, SessionEnd, SessionId, SessionOptions,
 };
 
@@ -41,6 +41,8 @@ pub(super) struct ModelEntry {
     pub(super) mode: Mode,
     pub(super) acquire: u64,
     pub(super) token: u64,
+    /// The op that joined the queue, where it did so with a set.
+    pub(super) set: Option<u64>,
 }
 
 /// A tenure that was ended by force and is not confirmed.
@@ -61,6 +63,8 @@ pub(super) struct Model {
     pub(super) forced: Vec<ModelForced>,
     /// By the current op.
     pub(super) granted: Vec<ModelEntry>,
+    /// The locks whose queues the current op has gone through.
+    touched: BTreeSet<LockName>,
 }
 
 impl Model {
@@ -76,20 +80,76 @@ impl Model {
         self.queue.iter().any(|other| other.name == *name && !other.mode.is_compatible_with(mode))
     }
 
+    /// After a change of one lock: first its queue, then all sets.
     fn pass_on(&mut self, name: &LockName) {
-        while let Some(at) = self.queue.iter().position(|waiter| waiter.name == *name) {
-            let mut head = self.queue[at].clone();
-            let fits = self.held.iter().all(|held| held.name != *name || held.mode.is_compatible_with(head.mode));
-            if self.alive(head.session) && !fits {
+        self.pass_on_singles(name);
+        while let Some(set) = self.next_set() {
+            let members: Vec<ModelEntry> = self.queue.iter().filter(|entry| entry.set == Some(set)).cloned().collect();
+            let lives = self.alive(members[0].session);
+            for member in members {
+                self.queue.retain(|entry| entry.set != Some(set) || entry.name != member.name);
+                if lives {
+                    self.grant(member.clone());
+                }
+                self.pass_on_singles(&member.name);
+            }
+        }
+    }
+
+    fn grant(&mut self, entry: ModelEntry) {
+        let entry = ModelEntry { token: self.op, ..entry };
+        self.granted.push(entry.clone());
+        self.held.push(entry);
+    }
+
+    fn fits(&self, wish: &ModelEntry) -> bool {
+        self.held.iter().all(|held| held.name != wish.name || held.mode.is_compatible_with(wish.mode))
+    }
+
+    /// In a lock's queue, the sets before the first that stops there, and then that one.
+    fn reached(&self, name: &LockName) -> (Vec<u64>, Option<usize>) {
+        let mut sets = Vec::new();
+        for (at, entry) in self.queue.iter().enumerate().filter(|(_, entry)| entry.name == *name) {
+            match entry.set {
+                None if sets.is_empty() || entry.mode == Mode::Shared => return (sets, Some(at)),
+                None => break,
+                Some(set) => sets.push(set),
+            }
+            if entry.mode == Mode::Exclusive {
+                break;
+            }
+        }
+        (sets, None)
+    }
+
+    fn pass_on_singles(&mut self, name: &LockName) {
+        self.touched.insert(name.clone());
+        while let (_, Some(at)) = self.reached(name) {
+            let head = self.queue[at].clone();
+            if self.alive(head.session) && !self.fits(&head) {
                 return;
             }
             self.queue.remove(at);
             if self.alive(head.session) {
-                head.token = self.op;
-                self.granted.push(head.clone());
-                self.held.push(head);
+                self.grant(head);
             }
         }
+    }
+
+    /// A set that is free to go, or dead and in the way of a queue that was gone through.
+    fn next_set(&self) -> Option<u64> {
+        let reached: BTreeSet<u64> = self.touched.iter().flat_map(|name| self.reached(name).0).collect();
+        let sets: BTreeSet<u64> = self.queue.iter().filter_map(|entry| entry.set).collect();
+        sets.into_iter().find(|set| {
+            let places = self.queue.iter().enumerate().filter(|(_, entry)| entry.set == Some(*set));
+            let mut places = places.peekable();
+            let lives = places.peek().is_some_and(|(_, entry)| self.alive(entry.session));
+            let is_free = |(at, wish): (usize, &ModelEntry)| {
+                let before = self.queue[..at].iter().filter(|other| other.name == wish.name);
+                self.fits(wish) && before.into_iter().all(|other| other.mode.is_compatible_with(wish.mode))
+            };
+            if lives { places.all(is_free) } else { reached.contains(set) }
+        })
     }
 
     pub(super) fn drop_held(&mut self, session: u64, name: &LockName) {
@@ -98,13 +158,22 @@ impl Model {
     }
 
     fn drop_waiting(&mut self, session: u64, name: &LockName) {
-        self.queue.retain(|waiter| waiter.session != session || waiter.name != *name);
+        let leaves = self.queue.iter().find(|waiter| waiter.session == session && waiter.name == *name).cloned();
+        let Some(leaves) = leaves else { return };
+        let is_it = |waiter: &ModelEntry| match leaves.set {
+            Some(set) => waiter.set == Some(set),
+            None => waiter == &leaves,
+        };
+        let names: Vec<LockName> = self.queue.iter().filter(|entry| is_it(entry)).map(|e| e.name.clone()).collect();
+        self.queue.retain(|waiter| !is_it(waiter));
+        names.iter().for_each(|name| self.pass_on_singles(name));
         self.pass_on(name);
     }
 
     pub(super) fn step(&mut self, op: &Op) -> Reply {
         self.op += 1;
         self.granted.clear();
+        self.touched.clear();
         let reply = self.dispatch(op);
         self.assign();
         reply
@@ -274,7 +343,7 @@ impl Model {
         session.floor = session.floor.max(floor);
         if number < session.floor {
             let place = match request.command {
-                Command::Acquire { .. } => self.ask_the_lock(id, false, request),
+                Command::Acquire { .. } | Command::AcquireAll { .. } => self.ask_the_lock(id, false, request),
                 _ => Outcome::Gone,
             };
             return if place == Outcome::Gone { Outcome::BelowFloor } else { place };
@@ -290,7 +359,7 @@ impl Model {
                 let asks = matches!(command, Command::Acquire { .. });
                 return self.ask_the_lock(id, release && !asks, request);
             }
-            (Some(ModelDone::Cancelled), Command::Acquire { .. }) => return Outcome::Gone,
+            (Some(ModelDone::Cancelled), Command::Acquire { .. } | Command::AcquireAll { .. }) => return Outcome::Gone,
             (Some(ModelDone::Cancelled), Command::Upgrade { .. }) => return Outcome::NotUpgraded,
             (Some(ModelDone::Cancelled), Command::Release { requeue, .. }) => *requeue = None,
             _ => {}
@@ -308,23 +377,37 @@ impl Model {
     }
 
     fn ask_the_lock(&self, id: u64, release: bool, request: &Request) -> Outcome {
-        let is_it = |entry: &&ModelEntry| {
-            entry.session == id && entry.name == *request.command.name() && entry.acquire == request.number.0
+        let places: Vec<_> = request.command.names().map(|name| self.place(id, name, request.number.0)).collect();
+        let all_queued = places.iter().all(|place| *place == Some(Requeued::Queued));
+        let granted: Vec<_> = places
+            .iter()
+            .filter_map(|place| match place {
+                Some(Requeued::Granted { token, others_waiting }) => Some((*token, *others_waiting)),
+                _ => None,
+            })
+            .collect();
+        let place = match granted.first() {
+            _ if all_queued => Some(Requeued::Queued),
+            Some((token, _)) if granted.len() == places.len() => {
+                let others_waiting = granted.iter().any(|(_, others_waiting)| *others_waiting);
+                Some(Requeued::Granted { token: *token, others_waiting })
+            }
+            _ => None,
         };
+        match release {
+            true => Outcome::Released { requeued: place },
+            false => place.map_or(Outcome::Gone, Outcome::from),
+        }
+    }
+
+    fn place(&self, id: u64, name: &LockName, number: u64) -> Option<Requeued> {
+        let is_it = |entry: &&ModelEntry| entry.session == id && entry.name == *name && entry.acquire == number;
         let is_valid = |held: &&ModelEntry| self.forced(id, &held.name).is_none();
         if let Some(held) = self.held.iter().find(is_it).filter(is_valid) {
             let (token, others_waiting) = (FencingToken(held.token), self.waits_in_the_way(&held.name, held.mode));
-            return match release {
-                true => Outcome::Released { requeued: Some(Requeued::Granted { token, others_waiting }) },
-                false => Outcome::Granted { token, others_waiting },
-            };
+            return Some(Requeued::Granted { token, others_waiting });
         }
-        match (self.queue.iter().any(|entry| is_it(&entry)), release) {
-            (true, true) => Outcome::Released { requeued: Some(Requeued::Queued) },
-            (true, false) => Outcome::Queued,
-            (false, true) => Outcome::Released { requeued: None },
-            (false, false) => Outcome::Gone,
-        }
+        self.queue.iter().any(|entry| is_it(&entry)).then_some(Requeued::Queued)
     }
 
     fn execute(&mut self, id: u64, number: u64, command: &Command) -> Outcome {
@@ -375,6 +458,7 @@ impl Model {
                 let again = requeue.filter(|_| has_room).map(|mode| self.acquire(id, number, &name, mode));
                 Outcome::Released { requeued: again.and_then(requeued) }
             }
+            Command::AcquireAll { set } => self.acquire_all(id, number, set),
             Command::Upgrade { .. } if self.forced(id, &name).is_some() => Outcome::NotHeld,
             Command::Upgrade { token, .. } => self.upgrade(held.as_ref(), token.0, number),
             Command::Downgrade { token, .. } => {
@@ -393,6 +477,39 @@ impl Model {
         }
     }
 
+    fn acquire_all(&mut self, id: u64, number: u64, set: &LockSet) -> Outcome {
+        let outside = |entries: &[ModelEntry]| {
+            let is_outside =
+                |entry: &&ModelEntry| entry.session == id && set.iter().all(|(name, _)| *name != entry.name);
+            entries.iter().filter(is_outside).count() + set.len()
+        };
+        if outside(&[self.held.clone(), self.queue.clone()].concat()) as u64 > LIMITS.locks_per_session {
+            return limit("locks of a session", LIMITS.locks_per_session);
+        }
+        if outside(&self.queue) as u64 > LIMITS.waiters_per_session {
+            return limit("queues in which a session waits", LIMITS.waiters_per_session);
+        }
+        for (name, _) in set.iter() {
+            self.confirm(id, name);
+            if self.held.iter().any(|held| held.session == id && held.name == *name) {
+                self.drop_held(id, name);
+            }
+            self.drop_waiting(id, name);
+        }
+        for (name, mode) in set.iter() {
+            let (name, set) = (name.clone(), Some(self.op));
+            self.queue.push(ModelEntry { name, session: id, mode, acquire: number, token: 0, set });
+        }
+        set.iter().for_each(|(name, _)| self.pass_on_singles(name));
+        self.pass_on(set.first());
+        if self.queue.iter().any(|entry| entry.set == Some(self.op)) {
+            return Outcome::Queued;
+        }
+        let op = self.op;
+        self.granted.retain(|granted| granted.set != Some(op));
+        Outcome::Granted { token: FencingToken(op), others_waiting: false }
+    }
+
     fn upgrade(&mut self, held: Option<&ModelEntry>, token: u64, number: u64) -> Outcome {
         let Some(held) = held.filter(|held| held.token == token) else { return Outcome::NotHeld };
         if held.mode == Mode::Exclusive {
@@ -403,7 +520,13 @@ impl Model {
             return Outcome::NotUpgraded;
         }
         self.held.retain(|other| other.session != held.session || other.name != held.name);
-        self.held.push(ModelEntry { mode: Mode::Exclusive, acquire: number, token: self.op, ..held.clone() });
+        self.held.push(ModelEntry {
+            mode: Mode::Exclusive,
+            acquire: number,
+            token: self.op,
+            set: None,
+            ..held.clone()
+        });
         Outcome::Upgraded { token: FencingToken(self.op) }
     }
 
@@ -422,7 +545,7 @@ impl Model {
         if in_the_way && waiting >= LIMITS.waiters_per_session {
             return limit("queues in which a session waits", LIMITS.waiters_per_session);
         }
-        self.queue.push(ModelEntry { name: name.clone(), session: id, mode, acquire: number, token: 0 });
+        self.queue.push(ModelEntry { name: name.clone(), session: id, mode, acquire: number, token: 0, set: None });
         self.pass_on(name);
         let own = self.granted.iter().position(|granted| granted.session == id && granted.name == *name);
         match own {
