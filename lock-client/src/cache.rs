@@ -14,6 +14,7 @@
 //!                                     │                      flushed, to shared    ▼
 //!                                     └── nobody's users ◀─────────────────── Downgrading
 //! ```
+//! Several locks that a user wants at once go from Unknown to *Gathering*, each for itself, and then to Asking together.
 //! *Held* is free (cached) or has local users: one exclusive, or any number of shared ones; while it *yields* it still
 //! serves the local users that it owes a turn. Its only shared user may have it *Upgrading*, and Held again by the answer.
 //!
@@ -38,6 +39,7 @@
 mod answers;
 mod mode_change;
 mod notices;
+mod sets;
 
 use std::collections::VecDeque;
 
@@ -45,6 +47,7 @@ use lock_protocol::{Command, FencingToken, LockName, Mode, RequestNumber};
 
 use crate::mutant::{self, Mutant};
 use crate::outbox::Outbox;
+pub use sets::SetId;
 
 /// The most local users that a lock serves once others wait for it: amortises the hand-over, and bounds the wait.
 pub const YIELD_STARTS_MAX: u32 = 16;
@@ -93,6 +96,17 @@ pub enum Effect<W> {
         waiter: W,
         /// Which limit is reached, for a person.
         limit: String,
+    },
+    /// The set has its turn at this lock. When it has it at all of its locks ([`CachedLock::is_gathered`]): ask for all of them in one
+    /// request, and tell each by [`CachedLock::asked`], all in one step.
+    Ready {
+        /// Which.
+        set: SetId,
+    },
+    /// Tell the waiter that its set is of no use any more: it leaves its other locks, and begins anew.
+    Dissolve {
+        /// Whom.
+        waiter: W,
     },
     /// Tell the waiter that the session has ended, or is being closed.
     End {
@@ -147,6 +161,7 @@ struct Yielding {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Unknown,
+    Gathering { set: SetId },
     Asking { number: RequestNumber, mode: Mode, queued: bool },
     Cancelling { acquire: Option<RequestNumber>, cancel: Option<RequestNumber> },
     Held { tenure: Tenure, yielding: Option<Yielding> },
@@ -168,6 +183,8 @@ struct Upgrader<W> {
 struct LocalWaiter<W> {
     id: WaiterId,
     mode: Mode,
+    /// It wants other locks with it.
+    set: Option<SetId>,
     waiter: W,
 }
 
@@ -182,6 +199,8 @@ pub struct CachedLock<W> {
     epoch: u64,
     waiters: VecDeque<LocalWaiter<W>>,
     next_waiter: u64,
+    /// The set that asked for the tenure that is asked for or held, until its user is served.
+    assembling: Option<SetId>,
     /// The user who waits for the answer to the upgrade; it is counted among the users.
     upgrader: Option<Upgrader<W>>,
     /// A revoke for a tenure that may be granted to us: its notice or answer may be under way.
@@ -202,6 +221,7 @@ impl<W> CachedLock<W> {
             epoch,
             waiters: VecDeque::new(),
             next_waiter: 0,
+            assembling: None,
             upgrader: None,
             remembered: None,
             forced: FencingToken(0),
@@ -237,7 +257,7 @@ impl<W> CachedLock<W> {
     /// A local user wants the lock and is served by an [`Effect`], now or later.
     pub fn wait(&mut self, mode: Mode, waiter: W, step: &mut Step<'_, W>) -> WaiterId {
         let id = self.next_id();
-        self.waiters.push_back(LocalWaiter { id, mode, waiter });
+        self.waiters.push_back(LocalWaiter { id, mode, set: None, waiter });
         self.settle(step);
         id
     }
@@ -262,11 +282,16 @@ impl<W> CachedLock<W> {
 
     /// After [`CachedLock::end_cached`] said that there is more to do.
     pub fn settle(&mut self, step: &mut Step<'_, W>) {
+        self.end_assembly(step);
         self.serve(step);
         match &self.state {
             State::Unknown => self.ask(step),
+            State::Gathering { set } if self.front_set() != Some(*set) => {
+                self.state = State::Unknown;
+                self.ask(step);
+            }
             State::Releasing { .. } if mutant::is(Mutant::AcquireDuringRelease) => self.ask(step),
-            State::Asking { number, queued, .. } if self.waiters.is_empty() => {
+            State::Asking { number, queued, .. } if self.waiters.is_empty() || self.is_deserted() => {
                 let (acquire, queued) = (*number, *queued);
                 let cancel = step.outbox.send(Command::Cancel { name: self.name.clone(), acquire });
                 self.state = State::Cancelling { acquire: (!queued).then_some(acquire), cancel: Some(cancel) };
@@ -295,7 +320,10 @@ impl<W> CachedLock<W> {
 
     fn ask(&mut self, step: &mut Step<'_, W>) {
         self.remembered = None;
-        let Some(mode) = self.waiters.front().map(|waiter| waiter.mode) else { return };
+        if let Some(set) = self.front_set() {
+            return self.gather(set, step);
+        }
+        let Some(mode) = self.wish() else { return };
         let number = step.outbox.send(Command::Acquire { name: self.name.clone(), mode });
         self.state = State::Asking { number, mode, queued: false };
     }
@@ -306,7 +334,8 @@ impl<W> CachedLock<W> {
             && let Some(front) = self.waiters.front()
         {
             let free = self.users == 0 || (front.mode == Mode::Shared && !self.exclusive);
-            if !free || !tenure.mode.covers(front.mode) {
+            let is_meant = front.set.is_none() || front.set == self.assembling;
+            if !free || !tenure.mode.covers(front.mode) || !is_meant {
                 return;
             }
             if let Some(yielding) = yielding
@@ -320,6 +349,7 @@ impl<W> CachedLock<W> {
                 yielding.owes_first = false;
             }
             let Some(LocalWaiter { mode, waiter, .. }) = self.waiters.pop_front() else { return };
+            self.assembling = None;
             tenure.used = true;
             self.users += 1;
             self.exclusive = mode == Mode::Exclusive;
@@ -345,7 +375,7 @@ impl<W> CachedLock<W> {
             return;
         }
         match to {
-            None => self.release(token, self.waiters.front().map(|waiter| waiter.mode), step),
+            None => self.release(token, self.wish(), step),
             Some(_) => {
                 let number = step.outbox.send(Command::Downgrade { name: self.name.clone(), token });
                 self.state = State::Downgrading { number, tenure, revoked };
@@ -419,6 +449,7 @@ impl<W> CachedLock<W> {
             State::Releasing { .. } | State::Downgrading { .. } | State::Upgrading { .. } => {}
             _ => self.state = State::Unknown,
         }
+        self.assembling = None;
     }
 
     /// Its name.

@@ -2,7 +2,7 @@
 //!
 //! The fast path is one mutex, one clock and no allocation: [`Cell::start`] and [`Cell::end`] of a lock that is cached and
 //! free. Everything else is a *step*: the core decides under the mutex, with the outbox at hand; its effects are carried out
-//! after the mutex was left, so that no waker and no hook ever runs inside it. Order of mutexes: cell, then outbox.
+//! after the mutex was left, so that no waker and no hook ever runs inside it. Order of mutexes: cells by name, then outbox.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -15,13 +15,24 @@ use crate::cache::{CachedLock, Effect, Grant, Step, Upgrade, WaiterId};
 use crate::error::AcquireError;
 use crate::guard::LockGuard;
 use crate::lease::Lease;
+use crate::outbox::Outbox;
 use crate::releaser::Flush;
+use crate::sets;
 use crate::shared::Shared;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A waiter's end: the guard travels inside, so that one that is not received frees the lock by being dropped.
 pub(crate) type Reply = oneshot::Sender<Result<LockGuard, AcquireError>>;
+
+/// What came of a step, to be carried out once the mutexes are left.
+pub(crate) struct Decided {
+    effects: Vec<Effect<Reply>>,
+    forced: bool,
+    unsent: bool,
+    flushing: bool,
+    wanted: bool,
+}
 
 /// A lock that the client knows.
 pub(crate) struct Cell {
@@ -125,37 +136,56 @@ impl Cell {
         shared: &Shared,
         decide: impl FnOnce(&mut CachedLock<Reply>, &mut Step<'_, Reply>) -> R,
     ) -> R {
-        let mut effects = Vec::new();
-        let (result, forced, unsent, flushing, wanted) = {
+        let (result, done) = {
             let mut cache = self.cache.lock();
-            let mut outbox = shared.outbox.lock();
-            let live = self.lease.live_epoch().is_some_and(|(epoch, _)| epoch == cache.epoch());
-            let now_ns = crate::clock::boot_ns();
-            let mut step = Step { now_ns, live, outbox: &mut outbox, effects: &mut effects };
-            let result = decide(&mut cache, &mut step);
-            // Before the release that confirms it can leave the outbox.
-            let forced = cache.forced().0 > self.forced.load(Ordering::Relaxed);
-            if forced {
-                self.forced.store(cache.forced().0, Ordering::Release);
-            }
-            (result, forced, outbox.has_unsent(), cache.is_flushing(), cache.is_wanted())
+            self.decide(&mut cache, &mut shared.outbox.lock(), decide)
         };
-        if unsent {
+        self.after(shared, done);
+        result
+    }
+
+    /// Under the cell's mutex and the outbox's.
+    pub(crate) fn decide<R>(
+        &self,
+        cache: &mut CachedLock<Reply>,
+        outbox: &mut Outbox,
+        decide: impl FnOnce(&mut CachedLock<Reply>, &mut Step<'_, Reply>) -> R,
+    ) -> (R, Decided) {
+        let mut effects = Vec::new();
+        let live = self.lease.live_epoch().is_some_and(|(epoch, _)| epoch == cache.epoch());
+        let now_ns = crate::clock::boot_ns();
+        let result = decide(cache, &mut Step { now_ns, live, outbox, effects: &mut effects });
+        // Before the release that confirms it can leave the outbox.
+        let forced = cache.forced().0 > self.forced.load(Ordering::Relaxed);
+        if forced {
+            self.forced.store(cache.forced().0, Ordering::Release);
+        }
+        let (unsent, flushing, wanted) = (outbox.has_unsent(), cache.is_flushing(), cache.is_wanted());
+        (result, Decided { effects, forced, unsent, flushing, wanted })
+    }
+
+    /// Under no mutex any more.
+    pub(crate) fn after(self: &Arc<Self>, shared: &Shared, done: Decided) {
+        if done.unsent {
             shared.work.notify_one();
         }
-        if forced {
+        if done.forced {
             self.lease.changed.notify_waiters();
         }
-        if !flushing {
+        if !done.flushing {
             shared.flushed.notify_waiters();
         }
-        if !wanted && self.lease.is_orphaned() {
+        if !done.wanted && self.lease.is_orphaned() {
             self.lease.changed.notify_waiters();
         }
-        for effect in effects {
+        for effect in done.effects {
             self.carry_out(shared, effect);
         }
-        result
+    }
+
+    /// Locks the core, for a step of several locks: by name, so that nobody waits for another who does the same.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, CachedLock<Reply>> {
+        self.cache.lock()
     }
 
     fn carry_out(self: &Arc<Self>, shared: &Shared, effect: Effect<Reply>) {
@@ -163,6 +193,9 @@ impl Cell {
             // Where the waiter is gone the guard comes back, and frees the lock by being dropped.
             Effect::Serve { waiter, grant } => drop(waiter.send(Ok(LockGuard::new(Arc::clone(self), grant)))),
             Effect::Refuse { waiter, limit } => drop(waiter.send(Err(AcquireError::Limit(limit)))),
+            Effect::Ready { set } => sets::on_ready(shared, set),
+            // Who waits for it sees that the other end is gone.
+            Effect::Dissolve { waiter } => drop(waiter),
             Effect::End { waiter } => drop(waiter.send(Err(shared.ending().unwrap_or(AcquireError::Closed)))),
             Effect::Flush { from, to, token } => {
                 let flush = Flush { cell: Arc::clone(self), from, to, token };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use lock_protocol::{
-    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, KeptLocks, LockEntry, LockName, MemberChange,
+    Activity, Answer, FencingToken, ForceRelease, ForcedTenure, KeptLocks, LockEntry, LockName, LockSet, MemberChange,
     MemberStatus, Mode, PAGE_MAX_ENTRIES, Query, Refusal, SessionId,
 };
 use tokio::runtime::Runtime;
@@ -22,6 +22,7 @@ use crate::error::{AcquireError, CloseError, FlushError, QueryError};
 use crate::fate::{SessionEvent, Stage};
 use crate::guard::LockGuard;
 use crate::releaser::Revocation;
+use crate::sets;
 use crate::shared::Shared;
 
 /// How long [`LockClient::try_acquire`] waits: a lock that is idle in another client's cache comes within it, so "none" means
@@ -135,6 +136,56 @@ impl LockClient {
     ) -> Result<LockGuard, AcquireError> {
         let cell = self.cell(name.as_ref())?;
         acquire_timeout(self.shared(), &cell, mode, timeout).await
+    }
+
+    /// Takes several locks at once: all or none. While it waits it holds none of them, so programs may name them in any order and never
+    /// wait for one another for ever. Gives a guard for each, by name; one that is named twice is had in the stronger mode. At most
+    /// [`crate::LOCK_SET_MAX`]. Dropping the future withdraws the wish.
+    ///
+    /// Where all of them are cached and free, nobody is asked. Otherwise those that are cached are given back (and flushed) first, and the server
+    /// grants all in one step, under one fencing token.
+    ///
+    /// ```no_run
+    /// # async fn f(client: lock_client::LockClient) -> Result<(), lock_client::AcquireError> {
+    /// use lock_client::Mode::{Exclusive, Shared};
+    /// let guards = client.acquire_all([("accounts/7", Exclusive), ("accounts/3", Exclusive), ("rates", Shared)]).await?;
+    /// assert_eq!(guards[0].name().as_str(), "accounts/3");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`AcquireError`].
+    pub async fn acquire_all(
+        &self,
+        locks: impl IntoIterator<Item = (impl AsRef<str>, Mode)>,
+    ) -> Result<Vec<LockGuard>, AcquireError> {
+        let cells = self.cells(locks)?;
+        sets::acquire_all(self.shared(), cells).await
+    }
+
+    /// As [`LockClient::acquire_all`], waiting at most so long.
+    ///
+    /// # Errors
+    /// See [`AcquireError`].
+    pub async fn acquire_all_timeout(
+        &self,
+        locks: impl IntoIterator<Item = (impl AsRef<str>, Mode)>,
+        timeout: Duration,
+    ) -> Result<Vec<LockGuard>, AcquireError> {
+        let cells = self.cells(locks)?;
+        let shared = self.shared();
+        let taken = shared.within(timeout, sets::acquire_all(shared, cells)).await;
+        taken.unwrap_or_else(|| Err(timed_out(shared, timeout)))
+    }
+
+    fn cells(
+        &self,
+        locks: impl IntoIterator<Item = (impl AsRef<str>, Mode)>,
+    ) -> Result<Arc<[(Arc<Cell>, Mode)]>, AcquireError> {
+        let named = locks.into_iter().map(|(name, mode)| Ok((LockName::new(name)?, mode)));
+        let set = LockSet::new(named.collect::<Result<Vec<_>, AcquireError>>()?)?;
+        set.iter().map(|(name, mode)| Ok((self.cell(name.as_str())?, mode))).collect()
     }
 
     /// Sets the hook that flushes what a lock protects before the session gives it up or downgrades it. It runs on the
@@ -413,13 +464,18 @@ async fn acquire_timeout(
     if let Some(result) = shared.within(timeout, wait(shared, cell, mode)).await {
         return result;
     }
+    Err(timed_out(shared, timeout))
+}
+
+/// What was in the way, as far as the client knows.
+fn timed_out(shared: &Shared, waited: Duration) -> AcquireError {
     let suspended = shared.lease.live_epoch().is_none();
     let reason = match (suspended, shared.service.borrow().is_some()) {
         (true, _) => "the session is suspended, no primary answers its keep-alives",
         (false, false) => "there is no connection to a primary",
         (false, true) => "others hold it or were first in its queue",
     };
-    Err(AcquireError::Timeout { waited: timeout, reason })
+    AcquireError::Timeout { waited, reason }
 }
 
 fn none_in_time(result: Result<LockGuard, AcquireError>) -> Result<Option<LockGuard>, AcquireError> {

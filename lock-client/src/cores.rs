@@ -11,7 +11,7 @@
 //!
 //! A [`Route`]'s pauses are shortened at random by the shell. The clocks are CLOCK_BOOTTIME and CLOCK_REALTIME, ns ([`Clocks`]).
 
-pub use crate::cache::{CachedLock, Effect, Grant, Step, Upgrade, WaiterId, YIELD_STARTS_MAX, YIELD_STARTS_NS};
+pub use crate::cache::{CachedLock, Effect, Grant, SetId, Step, Upgrade, WaiterId, YIELD_STARTS_MAX, YIELD_STARTS_NS};
 pub use crate::clock::Clocks;
 pub use crate::exchange::{
     ASK_AGAIN, Departure, Due, Exchange, KEEP_ALIVES_IN_FLIGHT, SUBMISSIONS_IN_FLIGHT, SUBMIT_TIMEOUT,

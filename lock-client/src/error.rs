@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use lock_protocol::NameError;
+use lock_protocol::{LockSetError, NameError};
 use wire::{Endpoint, EndpointError};
 
 use crate::guard::LockGuard;
@@ -90,6 +90,9 @@ pub enum AcquireError {
     /// It cannot be a lock's name.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// They cannot be taken at once: none is named, or too many.
+    #[error(transparent)]
+    Set(#[from] LockSetError),
     /// A limit of the server or of this client.
     #[error("a limit is reached: {0}")]
     Limit(String),

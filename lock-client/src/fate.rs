@@ -150,7 +150,9 @@ pub fn on_outcomes(locks: &mut impl Locks, requests: Vec<Request>, outcomes: Vec
             return Err(SessionGone);
         }
         let number = request.number;
-        locks.step(request.command.name(), false, |lock, step| lock.on_outcome(number, outcome, step));
+        for name in request.command.names() {
+            locks.step(name, false, |lock, step| lock.on_outcome(number, outcome.clone(), step));
+        }
     }
     Ok(())
 }

@@ -81,6 +81,7 @@ mod recovery;
 mod releaser;
 mod route;
 mod session;
+mod sets;
 mod shared;
 mod sync;
 mod table;
@@ -95,9 +96,9 @@ pub use fenced::{FencedStore, StaleToken};
 pub use guard::LockGuard;
 pub use lock_protocol::{
     Activity, Answer, BackupError, BackupHeader, ClientIdentity, DeadSession, FencingToken, ForceRelease, ForcedTenure,
-    GroupName, Holder, KeptLocks, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockEntry, LockName, MemberChange,
-    MemberStatus, Mode, NameError, Query, Recoverer, Recovering, RecoveryToken, Refusal, Role, SessionId, ViewMember,
-    ViewSummary, Waiter, lease_margin,
+    GroupName, Holder, KeptLocks, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LOCK_SET_MAX, LockEntry, LockName,
+    LockSetError, MemberChange, MemberStatus, Mode, NameError, Query, Recoverer, Recovering, RecoveryToken, Refusal,
+    Role, SessionId, ViewMember, ViewSummary, Waiter, lease_margin,
 };
 pub use releaser::Revocation;
 pub use wire::{Endpoint, EndpointError};

@@ -14,12 +14,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lock_protocol::{
-    FencingToken, LockName, Mode, Notice, Outcome, RecoveryAnswer, RecoveryReport, RecoveryToken, Refusal, Renewed,
-    Request, SessionId, Submission,
+    FencingToken, LockName, LockSet, Mode, Notice, Outcome, RecoveryAnswer, RecoveryReport, RecoveryToken, Refusal,
+    Renewed, Request, SessionId, Submission,
 };
 use wire::Endpoint;
 
-use crate::cache::{CachedLock, Grant, Upgrade, WaiterId};
+use crate::cache::{CachedLock, Grant, SetId, Upgrade, WaiterId};
 use crate::clock::Clocks;
 use crate::error::AcquireError;
 use crate::exchange::{Departure, Exchange};
@@ -49,6 +49,7 @@ pub struct LockSession<W> {
     connection: Connection,
     in_flight: BTreeMap<BatchId, Vec<Request>>,
     close_asked: bool,
+    next_set: u64,
 }
 
 impl<W> LockSession<W> {
@@ -63,6 +64,7 @@ impl<W> LockSession<W> {
             session,
             outbox: Outbox::new(),
             locks: BTreeMap::new(),
+            sets: BTreeMap::new(),
             epoch: 0,
             stage: Stage::Open,
             flushes,
@@ -72,7 +74,7 @@ impl<W> LockSession<W> {
         };
         let connection = Connection::Dialling;
         let in_flight = BTreeMap::new();
-        LockSession { held, route, limits, endpoint, link, connection, in_flight, close_asked: false }
+        LockSession { held, route, limits, endpoint, link, connection, in_flight, close_asked: false, next_set: 0 }
     }
 
     /// What is to be done since the last call; to be asked after each event.
@@ -103,6 +105,36 @@ impl<W> LockSession<W> {
         let waits = self.held.step(name, true, |lock, step| lock.wait(mode, waiter, step));
         self.finish(now);
         waits.map(Acquired::Waits).ok_or(AcquireError::Closed)
+    }
+
+    /// A local user wants several locks at once: a waiter for each, in the order of names. Each is served by an effect, all by one op.
+    ///
+    /// # Errors
+    /// The session is over or being closed, or too many wait.
+    pub fn acquire_all(
+        &mut self,
+        now: Clocks,
+        set: &LockSet,
+        mut waiter: impl FnMut(&LockName) -> W,
+    ) -> Result<Vec<WaiterId>, AcquireError> {
+        self.begin(now);
+        if let Some(error) = ending(self.held.stage) {
+            return Err(error);
+        }
+        if self.held.waiters + set.len() > WAITERS_MAX {
+            return Err(AcquireError::Limit(format!("{WAITERS_MAX} users of this client wait already")));
+        }
+        self.held.waiters += set.len();
+        let id = SetId(self.next_set);
+        self.next_set += 1;
+        self.held.sets.insert(id, set.clone());
+        let mut joined = Vec::new();
+        for (name, mode) in set.iter() {
+            let waiter = waiter(name);
+            joined.extend(self.held.step(name, true, |lock, step| lock.join(id, mode, waiter, step)));
+        }
+        self.finish(now);
+        Ok(joined)
     }
 
     /// A waiter withdraws its wish; false where it was served or failed already.

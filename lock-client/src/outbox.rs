@@ -113,10 +113,11 @@ impl Outbox {
                 break;
             }
             let Some(command) = self.unanswered.get(number) else { continue };
-            if self.names_in_flight.contains(command.name()) && !mutant::is(Mutant::AcquireDuringRelease) {
+            let is_in_flight = command.names().any(|name| self.names_in_flight.contains(name));
+            if is_in_flight && !mutant::is(Mutant::AcquireDuringRelease) {
                 continue;
             }
-            names.insert(command.name().clone());
+            names.extend(command.names().cloned());
             numbers.push(*number);
             requests.push(Request { number: *number, command: command.clone() });
         }
@@ -137,7 +138,9 @@ impl Outbox {
     pub fn on_answered(&mut self, id: BatchId) {
         for number in self.batches.remove(&id).unwrap_or_default() {
             if let Some(command) = self.unanswered.remove(&number) {
-                self.names_in_flight.remove(command.name());
+                for name in command.names() {
+                    self.names_in_flight.remove(name);
+                }
             }
         }
     }
@@ -146,7 +149,9 @@ impl Outbox {
     pub fn on_unanswered(&mut self, id: BatchId) {
         for number in self.batches.remove(&id).unwrap_or_default() {
             if let Some(command) = self.unanswered.get(&number) {
-                self.names_in_flight.remove(command.name());
+                for name in command.names() {
+                    self.names_in_flight.remove(name);
+                }
                 self.unsent.insert(number);
             }
         }

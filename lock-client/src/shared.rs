@@ -26,6 +26,7 @@ use crate::outbox::Outbox;
 use crate::recoverer::Recoverer;
 use crate::releaser::Releaser;
 use crate::session::{LeaseChange, Session};
+use crate::sets::Sets;
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{Mutex, Notify};
 use crate::table::Table;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) lease: Arc<Lease>,
     pub(crate) table: Table,
     pub(crate) outbox: Mutex<Outbox>,
+    pub(crate) sets: Sets,
     pub(crate) session: Mutex<Session>,
     pub(crate) releaser: Releaser,
     pub(crate) recoverer: Recoverer,
@@ -75,6 +77,7 @@ impl Shared {
             table: Table::new(Arc::clone(&lease)),
             lease,
             outbox: Mutex::new(Outbox::new()),
+            sets: Sets::default(),
             session: Mutex::new(session),
             releaser,
             recoverer,

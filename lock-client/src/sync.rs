@@ -13,9 +13,9 @@ mod notify;
 #[cfg(test)]
 pub(crate) use notify::Notify;
 #[cfg(not(test))]
-pub(crate) use parking_lot::Mutex;
+pub(crate) use parking_lot::{Mutex, MutexGuard};
 #[cfg(test)]
-pub(crate) use shuttle::sync::atomic;
+pub(crate) use shuttle::sync::{MutexGuard, atomic};
 #[cfg(not(test))]
 pub(crate) use tokio::sync::Notify;
 

@@ -77,7 +77,7 @@ impl<W> CachedLock<W> {
                 self.granted(token, mode, false, step);
             }
             Outcome::AlreadyHeld { token, .. } => {
-                self.release(token, self.waiters.front().map(|waiter| waiter.mode), step);
+                self.release(token, self.wish(), step);
             }
             Outcome::LimitReached { limit } => {
                 self.refuse(&limit, step);
@@ -117,7 +117,9 @@ impl<W> CachedLock<W> {
     }
 
     fn refuse(&mut self, limit: &str, step: &mut Step<'_, W>) {
-        for LocalWaiter { waiter, .. } in self.waiters.drain(..) {
+        // A set asked for more than those behind it do.
+        let refused = if self.assembling.is_some() { 1 } else { self.waiters.len() };
+        for LocalWaiter { waiter, .. } in self.waiters.drain(..refused.min(self.waiters.len())) {
             step.effects.push(Effect::Refuse { waiter, limit: limit.to_owned() });
         }
     }

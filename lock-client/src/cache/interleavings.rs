@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use lock_protocol::{Outcome, Request, Requeued};
+use lock_protocol::{LockSet, Outcome, Request, Requeued};
 
 use super::*;
 use crate::outbox::BatchId;
@@ -41,14 +41,16 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn execute(&mut self, client: usize, request: &Request) -> Outcome {
         let number = request.number.0;
-        if let Command::Acquire { mode, .. } = request.command {
-            return self.acquire(client, number, mode);
+        match &request.command {
+            Command::Acquire { mode, .. } => return self.acquire(client, number, *mode),
+            Command::AcquireAll { set } => return self.acquire_all(client, number, set),
+            _ => {}
         }
         if let Some(outcome) = self.executed.get(&(client, number)) {
             return outcome.clone();
         }
         let outcome = match request.command {
-            Command::Acquire { .. } => unreachable!("answered above"),
+            Command::Acquire { .. } | Command::AcquireAll { .. } => unreachable!("answered above"),
             Command::Cancel { acquire, .. } => {
                 self.queue.retain(|place| (place.0, place.1) != (client, acquire.0));
                 self.holders.retain(|holder| (holder.0, holder.1) != (client, acquire.0));
@@ -84,6 +86,17 @@ impl Server {
         self.queue.push((client, number, mode));
         self.grant();
         self.entry(client, number).expect("it is queued or granted")
+    }
+
+    /// The client has nothing of it that it knows of.
+    fn acquire_all(&mut self, client: usize, number: u64, set: &LockSet) -> Outcome {
+        if !self.executed.contains_key(&(client, number)) {
+            self.holders.retain(|holder| holder.0 != client);
+            self.queue.retain(|place| place.0 != client);
+            self.forced.retain(|forced| forced.0 != client);
+        }
+        let (_, mode) = set.iter().next().expect("one lock");
+        self.acquire(client, number, mode)
     }
 
     fn release(&mut self, client: usize, number: u64, token: u64, requeue: Option<Mode>) -> Outcome {
@@ -198,6 +211,8 @@ struct Client {
     connection: Connection,
     served: usize,
     left: usize,
+    /// How the sets want the lock.
+    sets: BTreeMap<SetId, Mode>,
 }
 
 struct World {
@@ -228,6 +243,7 @@ impl World {
             connection: 0,
             served: 0,
             left: 0,
+            sets: BTreeMap::new(),
         });
         World {
             random: Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
@@ -251,6 +267,16 @@ impl World {
                     client.served += 1;
                     client.waiting.retain(|(_, waiting)| *waiting != waiter);
                     client.users.push((grant.mode, grant.epoch, grant.token));
+                }
+                Effect::Ready { set } => {
+                    assert!(client.lock.is_gathered(set));
+                    let locks = LockSet::new([(client.lock.name().clone(), client.sets[&set])]).expect("one lock");
+                    let number = client.outbox.send(Command::AcquireAll { set: locks });
+                    client.lock.asked(set, number);
+                }
+                Effect::Dissolve { waiter } => {
+                    client.left += 1;
+                    client.waiting.retain(|(_, waiting)| *waiting != waiter);
                 }
                 Effect::Refuse { .. } | Effect::End { .. } => panic!("the model refuses and ends nothing"),
                 Effect::Flush { token, .. } => {
@@ -295,7 +321,13 @@ impl World {
             return self.check();
         }
         client.waiting.push((WaiterId(u64::MAX), waiter));
-        let id = self.step(at, |lock, step| lock.wait(mode, waiter, step));
+        let set = SetId(waiter as u64);
+        client.sets.insert(set, mode);
+        let in_set = self.random.below(3) == 0;
+        let id = self.step(at, |lock, step| match in_set {
+            true => lock.join(set, mode, waiter, step),
+            false => lock.wait(mode, waiter, step),
+        });
         if let Some(waiting) = self.clients[at].waiting.iter_mut().find(|(_, waiting)| *waiting == waiter) {
             waiting.0 = id;
         }

@@ -43,6 +43,11 @@ impl<W> CachedLock<W> {
             }
             State::Releasing { token: released, .. } if *released < token => self.remember(token, target),
             State::Upgrading { tenure, .. } if tenure.token <= token => self.remember(token, target),
+            // What is under way for a set is its alone; this can end no tenure of it.
+            State::Gathering { .. } => {
+                self.confirm(token, step);
+                true
+            }
             State::Unknown if !mutant::is(Mutant::IgnoresUnknownTenure) => {
                 self.release(token, None, step);
                 true
@@ -67,7 +72,7 @@ impl<W> CachedLock<W> {
         match &self.state {
             State::Held { tenure, .. } | State::Flushing { tenure, .. } if tenure.token <= token => {
                 (self.users, self.exclusive) = (0, false);
-                self.release(token, self.waiters.front().map(|waiter| waiter.mode), step);
+                self.release(token, self.wish(), step);
             }
             State::Unknown => self.release(token, None, step),
             State::Releasing { token: released, .. } if *released == token => {}

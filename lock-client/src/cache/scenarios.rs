@@ -6,6 +6,7 @@ use super::*;
 
 pub(crate) mod forced;
 pub(crate) mod mode_change;
+pub(crate) mod sets;
 pub(crate) mod turns;
 
 const NAME: &str = "orders/42";
@@ -88,6 +89,7 @@ impl Script {
                     Command::Release { token, requeue: Some(mode), .. } => format!("release {token} requeue {mode}"),
                     Command::Downgrade { token, .. } => format!("downgrade {token}"),
                     Command::Upgrade { token, .. } => format!("upgrade {token}"),
+                    Command::AcquireAll { set } => format!("acquire {}", set.len()),
                 };
                 (request.number.0, text)
             }));

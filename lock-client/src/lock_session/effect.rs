@@ -87,6 +87,13 @@ pub enum SessionEffect<W> {
         /// Why.
         error: AcquireError,
     },
+    /// The waiter's set is of no use any more: let go what was served of it, leave its other locks, and acquire it anew.
+    Dissolve {
+        /// Which lock.
+        name: LockName,
+        /// Whom.
+        waiter: W,
+    },
     /// Run the owner's hook, again and again until it succeeds, but only while the lease is in force; then
     /// `LockSession::on_flushed`.
     Flush {

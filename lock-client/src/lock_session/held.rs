@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lock_protocol::{DeadSession, LockName};
+use lock_protocol::{Command, DeadSession, LockName, LockSet};
 
 use super::{SessionEffect, ending};
-use crate::cache::{CachedLock, Effect, Step};
+use crate::cache::{CachedLock, Effect, SetId, Step};
 use crate::error::AcquireError;
 use crate::fate::{self, CacheLimits, Locks, SessionEvent, Stage};
 use crate::outbox::Outbox;
@@ -19,6 +19,8 @@ pub(super) struct Held<W> {
     pub(super) session: Session,
     pub(super) outbox: Outbox,
     pub(super) locks: BTreeMap<LockName, CachedLock<W>>,
+    /// Sets that were not asked for yet.
+    pub(super) sets: BTreeMap<SetId, LockSet>,
     pub(super) epoch: u64,
     /// Whether guards of this epoch are valid until the session's deadline.
     pub(super) in_force: bool,
@@ -46,9 +48,28 @@ impl<W> Held<W> {
         }
     }
 
+    /// A set has its turn at one of its locks: when it has it at all of them, it is asked for.
+    fn on_ready(&mut self, set: SetId) {
+        let Some(locks) = self.sets.get(&set) else { return };
+        let is_gathered = |name| self.locks.get(name).is_some_and(|lock| lock.is_gathered(set));
+        if locks.iter().all(|(name, _)| is_gathered(name))
+            && let Some(locks) = self.sets.remove(&set)
+        {
+            let number = self.outbox.send(Command::AcquireAll { set: locks.clone() });
+            for (name, _) in locks.iter() {
+                self.step(name, false, |lock, _| lock.asked(set, number));
+            }
+        }
+    }
+
     fn carry_out(&mut self, name: &LockName, effect: Effect<W>) {
         let name = name.clone();
         let effect = match effect {
+            Effect::Ready { set } => return self.on_ready(set),
+            Effect::Dissolve { waiter } => {
+                self.waiters -= 1;
+                SessionEffect::Dissolve { name, waiter }
+            }
             Effect::Flush { token, .. } if !self.flushes => {
                 self.step(&name, false, |lock, step| lock.on_flushed(token, step));
                 return;

@@ -93,6 +93,7 @@ impl Script {
                     Command::Release { token, .. } => format!("release {token}"),
                     Command::Downgrade { token, .. } => format!("downgrade {token}"),
                     Command::Upgrade { token, .. } => format!("upgrade {token}"),
+                    Command::AcquireAll { set } => format!("acquire {}", set.len()),
                 };
                 (request.number.0, text)
             });

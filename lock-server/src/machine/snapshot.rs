@@ -52,7 +52,7 @@ use super::window::{Done, Window};
 use crate::mutant::{Mutant, Mutation};
 
 /// "PLUMLK", then the format's version.
-const MAGIC: [u8; 8] = *b"PLUMLK\x00\x05";
+const MAGIC: [u8; 8] = *b"PLUMLK\x00\x06";
 
 /// Why bytes are no snapshot.
 #[derive(Debug, thiserror::Error)]

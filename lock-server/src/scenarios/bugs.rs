@@ -1,6 +1,8 @@
 //! One scenario for each known bug: it goes wrong where the bug is put back, and does not where it is not.
 
-use lock_protocol::{Answer, Command, FencingToken, LockSet, Notice, Outcome, Query, RecoveryStep, RequestNumber, SessionId};
+use lock_protocol::{
+    Answer, Command, FencingToken, LockSet, Notice, Outcome, Query, RecoveryStep, RequestNumber, SessionId,
+};
 use rsm::StateMachine;
 
 use super::{Primary, S, X, ms, name, token};

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use lock_protocol::{
-    Command, FencingToken, ForceRelease, ForcedTenure, LockName, LockSet, Mode, Open, Opened, Outcome, RecoveryGroup, Request,
-    RequestNumber, Requeued, SessionEnd, SessionId, SessionOptions,
+    Command, FencingToken, ForceRelease, ForcedTenure, LockName, LockSet, Mode, Open, Opened, Outcome, RecoveryGroup,
+    Request, RequestNumber, Requeued, SessionEnd, SessionId, SessionOptions,
 };
 
 use super::LIMITS;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lock_protocol::{
-    Answer, ClientIdentity, Command, FencingToken, ForceRelease, GroupName, KeptLocks, LockEntry, LockName, LockSet, Mode,
-    Notice, Open, OpenWith, Outcome, Query, RecoveryGroup, RecoveryReport, RecoveryStep, RecoveryToken, Request,
+    Answer, ClientIdentity, Command, FencingToken, ForceRelease, GroupName, KeptLocks, LockEntry, LockName, LockSet,
+    Mode, Notice, Open, OpenWith, Outcome, Query, RecoveryGroup, RecoveryReport, RecoveryStep, RecoveryToken, Request,
     RequestNumber, SessionEnd, SessionId, SessionOptions,
 };
 use rsm::StateMachine;
