@@ -87,6 +87,7 @@ impl From<AcquireError> for Failure {
     fn from(error: AcquireError) -> Self {
         match error {
             AcquireError::Name(error) => Failure::usage(error),
+            AcquireError::Set(error) => Failure::usage(error),
             AcquireError::Timeout { .. } | AcquireError::Limit(_) => Failure::new(exit::NOT_HAD, error),
             AcquireError::SessionLost | AcquireError::Closed => Failure::new(exit::UNAVAILABLE, error),
         }

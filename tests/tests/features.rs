@@ -1,9 +1,10 @@
 //! What locks can do, each on three real server processes.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lock_client::{FencedStore, ForceRelease, LockClient, Mode, StaleToken, UpgradeError};
+use lock_client::{AcquireError, FencedStore, ForceRelease, LockClient, Mode, StaleToken, UpgradeError};
 use plumeria_tests::lab::Cluster;
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -71,5 +72,80 @@ fn after_a_downgrade_another_client_reads_beside_the_one_that_wrote() {
         let beside = reader.acquire_timeout("accounts/9", Mode::Shared, LEASE).await.expect("shared");
         assert!(guard.is_valid() && beside.is_valid() && guard.mode() == Mode::Shared);
         assert!(beside.token() > guard.token());
+    });
+}
+
+/// Moves money between two of four accounts, again and again. Each account is used by one transfer at a time.
+async fn transfers(client: &LockClient, accounts: &[(FencedStore<i64>, AtomicBool); 4], seed: usize) {
+    for round in 0..25 {
+        let from = (seed + round) % 4;
+        let to = (from + 1 + (seed * round) % 3) % 4;
+        let names = [from, to].map(|account| (format!("accounts/{account}"), Mode::Exclusive));
+        let guards = client.acquire_all(names).await.expect("both, some time");
+        assert!(guards[0].name() < guards[1].name());
+        for account in [from, to] {
+            assert!(!accounts[account].1.swap(true, Ordering::SeqCst), "account {account} is in use");
+        }
+        tokio::task::yield_now().await;
+        for (account, amount) in [(from, -1), (to, 1)] {
+            let name = format!("accounts/{account}");
+            let guard = guards.iter().find(|guard| guard.name().as_str() == name).expect("one for each");
+            accounts[account].0.write(guard.token(), |balance| *balance += amount).expect("nobody later was there");
+            accounts[account].1.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+#[test]
+fn transfers_that_name_their_accounts_in_any_order_all_come_to_an_end_and_no_money_is_lost() {
+    on_a_cluster(|endpoints| async move {
+        let accounts = [(); 4].map(|()| (FencedStore::new(100), AtomicBool::new(false)));
+        let mut clients = Vec::new();
+        for at in 0..3 {
+            clients.push(connect(&endpoints, &format!("teller-{at}")).await);
+        }
+        let all = (0..6).map(|seed| transfers(&clients[seed / 2], &accounts, seed));
+        let all = futures::future::join_all(all);
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("nobody waits for ever");
+        let reader = connect(&endpoints, "auditor").await;
+        let names = [0, 1, 2, 3].map(|account| (format!("accounts/{account}"), Mode::Shared));
+        let guards = reader.acquire_all(names).await.expect("nobody uses them");
+        let balances = guards.iter().zip(&accounts);
+        let balances = balances.map(|(guard, (store, _))| store.read(guard.token(), |balance| *balance));
+        assert_eq!(balances.map(|balance| balance.expect("the last token")).sum::<i64>(), 400);
+        let again =
+            reader.acquire_all([("accounts/1", Mode::Shared), ("accounts/0", Mode::Shared)]).await.expect("cached");
+        assert_eq!(again[0].token(), guards[0].token(), "cached and free: nobody is asked");
+    });
+}
+
+#[test]
+fn a_set_that_waits_holds_nothing_and_leaves_every_queue_when_it_is_dropped() {
+    on_a_cluster(|endpoints| async move {
+        let (first, second) = (connect(&endpoints, "first").await, connect(&endpoints, "second").await);
+        let held = first.acquire("a", Mode::Exclusive).await.expect("free");
+        let set = [("a", Mode::Exclusive), ("b", Mode::Exclusive)];
+        let waited = second.acquire_all_timeout(set, Duration::from_millis(500)).await;
+        assert!(matches!(waited, Err(AcquireError::Timeout { .. })), "{waited:?}");
+        let other = first.acquire("b", Mode::Exclusive).await.expect("nobody has it or waits for it any more");
+        let entry = first.inspect("b").await.expect("an answer");
+        assert!(entry.waiters.is_empty(), "{entry:?}");
+        let (both, ()) = tokio::join!(second.acquire_all(set), async {
+            let queued = async { while first.inspect("b").await.expect("an answer").waiters.is_empty() {} };
+            tokio::time::timeout(LEASE, queued).await.expect("it waits");
+            drop(held);
+            assert!(
+                first
+                    .inspect("b")
+                    .await
+                    .expect("an answer")
+                    .holders
+                    .iter()
+                    .all(|holder| holder.session == first.session())
+            );
+            drop(other);
+        });
+        let both = both.expect("free by now");
+        assert_eq!((both.len(), both[0].token()), (2, both[1].token()));
     });
 }

@@ -67,6 +67,7 @@ impl Table {
         let entry = self.locks.entry(name.clone()).or_default();
         let outcome = match &request.command {
             Command::Acquire { .. } => unreachable!("answered above"),
+            Command::AcquireAll { .. } => panic!("this server knows no sets"),
             Command::Cancel { acquire, .. } => {
                 entry.queue.retain(|place| (place.0, place.1) != (session, *acquire));
                 entry.holders.retain(|(place, _)| (place.0, place.1) != (session, *acquire));
