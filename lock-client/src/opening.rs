@@ -4,6 +4,9 @@
 //! the lease counts from the first transmission. If the answer comes so late that this lease is over, a new nonce is drawn;
 //! the old session, if there is one, ends by itself. Whoever answered so is primary, and is asked again at once: with a short lease
 //! the way back to it, past servers that do not answer, would make the next open too late as well, for ever.
+//!
+//! Who is busy for long (a cluster that was restored opens no session for a while) would at last open one of whose lease little
+//! is left: so after a part of the lease a busy server is asked under a new nonce. The old nonce may not be sent later than it counts from.
 
 use lock_protocol::{Open, Opened, Refusal};
 
@@ -66,11 +69,20 @@ impl Opening {
                 OpenStep::Anew { answer: Refusal::SessionGone.to_string() }
             }
             Err(refusal) => {
+                if matches!(refusal, Refusal::Busy(_)) && self.has_aged(now) {
+                    self.start_anew(fresh_nonce);
+                }
                 let answer = refusal.to_string();
                 let hint = if let Refusal::NotPrimary { hint } = refusal { hint } else { None };
                 OpenStep::Again { answer, hint }
             }
         }
+    }
+
+    /// Whether so much of the lease has passed that little would be left of a session opened now.
+    fn has_aged(&self, now: Clocks) -> bool {
+        let age_ns = self.first_sent.map_or(0, |first| now.boot_ns.saturating_sub(first.boot_ns));
+        age_ns / 1_000_000 > self.open.lease_ms / 4
     }
 
     fn start_anew(&mut self, nonce: u128) {
@@ -114,6 +126,20 @@ mod tests {
         let opened = Opened { session: SessionId(7), lease_ms: 1000 };
         let OpenStep::Opened(session, nonce) = opening.on_answer(Ok(opened), at(400), 2) else { panic!() };
         assert_eq!((session.deadline_ns(), nonce), (1_000_000_000, 1), "100 ms + 1000 ms - the margin of 100 ms");
+    }
+
+    #[test]
+    fn m3_a_server_that_was_busy_for_long_opens_a_session_with_all_of_its_lease() {
+        let busy = || Err(Refusal::Busy("restored".to_owned()));
+        let mut opening = opening();
+        let first = opening.transmit(at(100));
+        assert!(matches!(opening.on_answer(busy(), at(350), 2), OpenStep::Again { .. }));
+        assert_eq!(opening.transmit(at(351)), first, "a quarter of the lease has not passed");
+        assert!(matches!(opening.on_answer(busy(), at(352), 2), OpenStep::Again { .. }));
+        assert_eq!(opening.transmit(at(800)).nonce, 2);
+        let opened = Opened { session: SessionId(7), lease_ms: 1000 };
+        let OpenStep::Opened(session, nonce) = opening.on_answer(Ok(opened), at(900), 3) else { panic!() };
+        assert_eq!((session.deadline_ns(), nonce), (1_700_000_000, 2));
     }
 
     #[test]

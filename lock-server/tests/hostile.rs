@@ -118,7 +118,7 @@ fn a_hello_that_comes_byte_by_byte_is_not_waited_for() {
             }
         }
         assert!(began.elapsed() < DEADLINE);
-        wait_for(ports[0], &turned_away("silent"), |count| count == 1.0).await;
+        wait_for(ports[0], &turned_away("silent"), |count| count >= 1.0).await;
     });
 }
 
