@@ -12,9 +12,10 @@ use super::oracle::Oracle;
 use crate::cache::interleavings::Server;
 use crate::cell::Cell;
 use crate::client::acquire;
-use crate::error::UpgradeError;
+use crate::error::{AcquireError, UpgradeError};
 use crate::guard::LockGuard;
 use crate::releaser::{Job, Work};
+use crate::sets;
 use crate::shared::Shared;
 use lock_protocol::{FencingToken, Mode};
 
@@ -113,7 +114,7 @@ async fn wish(bench: &Bench, mode: Mode) {
     let Ok(cell) = shared.table.cell("l", shared.weak()) else { panic!("it is a name") };
     let patience = if thread_rng().gen_range(0..3) == 0 { thread_rng().gen_range(0..6) } else { usize::MAX };
     let result = {
-        let waiting = std::pin::pin!(acquire(shared, &cell, mode));
+        let waiting = std::pin::pin!(one_or_all(shared, &cell, mode));
         if patience == usize::MAX {
             waiting.await
         } else {
@@ -138,6 +139,15 @@ async fn wish(bench: &Bench, mode: Mode) {
     bench.oracle.check_dead(&guard);
     bench.oracle.end(id);
     drop(guard);
+}
+
+/// Takes the lock alone, or as a set of one.
+async fn one_or_all(shared: &Shared, cell: &Arc<Cell>, mode: Mode) -> Result<LockGuard, AcquireError> {
+    if thread_rng().gen_range(0..3) > 0 {
+        return acquire(shared, cell, mode).await;
+    }
+    let guards = sets::acquire_all(shared, Arc::new([(Arc::clone(cell), mode)])).await?;
+    Ok(guards.into_iter().next().expect("one for each"))
 }
 
 /// Downgrades or upgrades now and then, and gives an upgrade up now and then; none where the guard is gone.
