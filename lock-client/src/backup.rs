@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use lock_protocol::{BackupAnswer, BackupHeader, BackupRequest, BackupWriter, Refusal};
-use wire::Endpoint;
+use wire::{Endpoint, Tls};
 
 use crate::dial::{context, dial_service};
 use crate::error::QueryError;
@@ -35,12 +35,13 @@ pub enum BackupFailure {
 /// See [`BackupFailure`]; what was written by then is no backup.
 pub async fn fetch_backup<W: Write>(
     endpoint: &str,
+    tls: Option<&Tls>,
     place: impl FnOnce() -> io::Result<W>,
 ) -> Result<(BackupHeader, W), BackupFailure> {
     let endpoint: Endpoint =
         endpoint.parse().map_err(|error: wire::EndpointError| QueryError::Refused(error.to_string()))?;
     let failed = |why: String| QueryError::Refused(format!("{endpoint}: {why}"));
-    let (service, _ends) = dial_service(&endpoint).await.map_err(|error| failed(error.to_string()))?;
+    let (service, _ends) = dial_service(&endpoint, tls).await.map_err(|error| failed(error.to_string()))?;
     let ask = async |request, limit| match tokio::time::timeout(limit, service.backup(context(), request)).await {
         Ok(Ok(answer)) => answer.map_err(BackupFailure::from),
         Ok(Err(error)) => Err(failed(format!("the connection broke: {error}")).into()),

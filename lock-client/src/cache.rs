@@ -45,6 +45,7 @@ use std::collections::VecDeque;
 
 use lock_protocol::{Command, FencingToken, LockName, Mode, RequestNumber};
 
+use crate::error::AcquireError;
 use crate::mutant::{self, Mutant};
 use crate::outbox::Outbox;
 pub use sets::SetId;
@@ -94,8 +95,8 @@ pub enum Effect<W> {
     Refuse {
         /// Whom.
         waiter: W,
-        /// Which limit is reached, for a person.
-        limit: String,
+        /// Why: a limit, or the rules of access.
+        error: AcquireError,
     },
     /// The set has its turn at this lock. When it has it at all of its locks ([`CachedLock::is_gathered`]): ask for all of them in one
     /// request, and tell each by [`CachedLock::asked`], all in one step.

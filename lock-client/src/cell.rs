@@ -192,7 +192,7 @@ impl Cell {
         match effect {
             // Where the waiter is gone the guard comes back, and frees the lock by being dropped.
             Effect::Serve { waiter, grant } => drop(waiter.send(Ok(LockGuard::new(Arc::clone(self), grant)))),
-            Effect::Refuse { waiter, limit } => drop(waiter.send(Err(AcquireError::Limit(limit)))),
+            Effect::Refuse { waiter, error } => drop(waiter.send(Err(error))),
             Effect::Ready { set } => sets::on_ready(shared, set),
             // Who waits for it sees that the other end is gone.
             Effect::Dissolve { waiter } => drop(waiter),

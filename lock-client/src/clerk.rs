@@ -15,7 +15,7 @@ use lock_protocol::{
     KeepAlive, LockServiceClient, Outcome, RecoveryAnswer, RecoveryReport, Refusal, Renewed, Request, SessionId,
     Submission,
 };
-use wire::{DialError, Endpoint};
+use wire::{DialError, Endpoint, Tls};
 
 use crate::clock::{Clocks, boot_ns};
 use crate::dial::{DIAL_TIMEOUT, Ends, context, dial_callback, dial_service};
@@ -49,6 +49,7 @@ pub(crate) struct Clerk {
     pub(crate) shared: Arc<Shared>,
     pub(crate) route: Route,
     pub(crate) nonce: u128,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Clerk {
@@ -93,7 +94,7 @@ impl Clerk {
             None => {
                 let (endpoint, pause) = self.route.next_server();
                 tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-                match dial_service(&endpoint).await {
+                match dial_service(&endpoint, self.tls.as_ref()).await {
                     Ok((service, broken)) => (endpoint, service, broken),
                     Err(error) => return Err((endpoint, Departure::elsewhere(error.to_string()))),
                 }
@@ -120,9 +121,9 @@ impl Clerk {
     }
 
     fn dial_callback(&self, endpoint: &Endpoint) -> impl Future<Output = Result<Ends, DialError>> + Send + use<> {
-        let endpoint = endpoint.clone();
+        let (endpoint, tls) = (endpoint.clone(), self.tls.clone());
         let (session, nonce, shared) = (self.shared.session_id(), self.nonce, self.shared.weak().clone());
-        async move { dial_callback(&endpoint, session, nonce, shared).await }
+        async move { dial_callback(&endpoint, tls.as_ref(), session, nonce, shared).await }
     }
 
     async fn serve(&mut self, link: Link) -> Departure {

@@ -12,7 +12,7 @@ use lock_protocol::{
 };
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-use wire::Endpoint;
+use wire::{Endpoint, Tls};
 
 use crate::cache::WaiterId;
 use crate::cell::Cell;
@@ -45,6 +45,7 @@ pub struct LockClient {
 
 struct ClientHandle {
     shared: Arc<Shared>,
+    tls: Option<Tls>,
     /// Kept so that timers of waiting users stay valid to the end.
     _runtime: Arc<Background>,
 }
@@ -87,8 +88,8 @@ impl LockClient {
         Builder::new(endpoints.into_iter().map(Into::into).collect())
     }
 
-    pub(crate) fn new(shared: Arc<Shared>, runtime: Arc<Background>) -> Self {
-        LockClient { handle: Arc::new(ClientHandle { shared, _runtime: runtime }) }
+    pub(crate) fn new(shared: Arc<Shared>, runtime: Arc<Background>, tls: Option<Tls>) -> Self {
+        LockClient { handle: Arc::new(ClientHandle { shared, tls, _runtime: runtime }) }
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -356,8 +357,8 @@ impl LockClient {
     /// # Errors
     /// It could not be asked.
     pub async fn member_status(&self, endpoint: &str) -> Result<MemberStatus, QueryError> {
-        let endpoint = endpoint.to_owned();
-        let asked = self.shared().handle.spawn(async move { member_status(&endpoint).await });
+        let (endpoint, tls) = (endpoint.to_owned(), self.handle.tls.clone());
+        let asked = self.shared().handle.spawn(async move { member_status(&endpoint, tls.as_ref()).await });
         asked.await.unwrap_or(Err(QueryError::Closed))
     }
 }
@@ -491,16 +492,20 @@ fn none_in_time(result: Result<LockGuard, AcquireError>) -> Result<Option<LockGu
 ///
 /// # Errors
 /// The endpoint is no address, or the member could not be asked: the change may or may not have been made.
-pub async fn change_members(endpoint: &str, change: MemberChange) -> Result<Result<u64, Refusal>, QueryError> {
-    ask_member(endpoint, |service| async move { service.change_members(context(), change).await }).await
+pub async fn change_members(
+    endpoint: &str,
+    tls: Option<&Tls>,
+    change: MemberChange,
+) -> Result<Result<u64, Refusal>, QueryError> {
+    ask_member(endpoint, tls, |service| async move { service.change_members(context(), change).await }).await
 }
 
 /// One member's own account of itself, asked without a session; within a tokio runtime.
 ///
 /// # Errors
 /// The endpoint is no address, or the member could not be asked.
-pub async fn member_status(endpoint: &str) -> Result<MemberStatus, QueryError> {
-    ask_member(endpoint, |service| async move { service.status(context()).await }).await
+pub async fn member_status(endpoint: &str, tls: Option<&Tls>) -> Result<MemberStatus, QueryError> {
+    ask_member(endpoint, tls, |service| async move { service.status(context()).await }).await
 }
 
 /// What one member's tables hold, asked without a session; within a tokio runtime. None where it has no state, or too much
@@ -508,8 +513,8 @@ pub async fn member_status(endpoint: &str) -> Result<MemberStatus, QueryError> {
 ///
 /// # Errors
 /// The endpoint is no address, or the member could not be asked.
-pub async fn member_activity(endpoint: &str) -> Result<Option<Activity>, QueryError> {
-    ask_member(endpoint, |service| async move { service.activity(context()).await }).await
+pub async fn member_activity(endpoint: &str, tls: Option<&Tls>) -> Result<Option<Activity>, QueryError> {
+    ask_member(endpoint, tls, |service| async move { service.activity(context()).await }).await
 }
 
 /// Dead sessions whose exclusive locks are not free yet, as one member tells, who should be the primary; asked without a session, within a
@@ -517,10 +522,10 @@ pub async fn member_activity(endpoint: &str) -> Result<Option<Activity>, QueryEr
 ///
 /// # Errors
 /// The endpoint is no address, or the member could not be asked, or is not the primary.
-pub async fn member_kept(endpoint: &str) -> Result<(Vec<KeptLocks>, bool), QueryError> {
+pub async fn member_kept(endpoint: &str, tls: Option<&Tls>) -> Result<(Vec<KeptLocks>, bool), QueryError> {
     let limit = u32::try_from(PAGE_MAX_ENTRIES).unwrap_or(u32::MAX);
     let query = Query::Kept { after: None, limit };
-    match ask_member(endpoint, |service| async move { service.query(context(), query).await }).await? {
+    match ask_member(endpoint, tls, |service| async move { service.query(context(), query).await }).await? {
         Ok(Answer::Kept { entries, more }) => Ok((entries, more)),
         Ok(_) => Err(QueryError::Refused("the server answered another question".into())),
         Err(refusal) => Err(QueryError::Refused(refusal.to_string())),
@@ -529,6 +534,7 @@ pub async fn member_kept(endpoint: &str) -> Result<(Vec<KeptLocks>, bool), Query
 
 async fn ask_member<R, Fut>(
     endpoint: &str,
+    tls: Option<&Tls>,
     ask: impl FnOnce(lock_protocol::LockServiceClient) -> Fut,
 ) -> Result<R, QueryError>
 where
@@ -537,7 +543,7 @@ where
     let endpoint: Endpoint =
         endpoint.parse().map_err(|error: wire::EndpointError| QueryError::Refused(error.to_string()))?;
     let refused = |why: String| QueryError::Refused(format!("{endpoint}: {why}"));
-    let (service, _ends) = dial_service(&endpoint).await.map_err(|error| refused(error.to_string()))?;
+    let (service, _ends) = dial_service(&endpoint, tls).await.map_err(|error| refused(error.to_string()))?;
     match tokio::time::timeout(QUERY_TIMEOUT, ask(service)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(refused(format!("the connection broke: {error}"))),

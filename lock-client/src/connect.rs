@@ -12,7 +12,7 @@ use lock_protocol::{
 };
 use tarpc::client::RpcError;
 use tokio::sync::oneshot;
-use wire::Endpoint;
+use wire::{Endpoint, Tls};
 
 use crate::clerk::{Clerk, called};
 use crate::client::{Background, LockClient};
@@ -47,6 +47,7 @@ pub struct Builder {
     connect_timeout: Duration,
     flush_limit: Duration,
     limits: CacheLimits,
+    tls: Option<Tls>,
 }
 
 impl Builder {
@@ -61,6 +62,7 @@ impl Builder {
             connect_timeout: Duration::from_secs(10),
             flush_limit: Duration::from_secs(10),
             limits: CacheLimits { locks: 100_000, idle_ns: nanoseconds(Duration::from_secs(3600)) },
+            tls: None,
         }
     }
 
@@ -156,6 +158,14 @@ impl Builder {
         self
     }
 
+    /// Speaks TLS only, shows this certificate, and takes only members of its cluster for servers; without it, nothing is encrypted.
+    /// Certificates that are renewed in their files are taken up with the next connection.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Opens a session. Works under any executor: the client's work is done by threads of its own.
     ///
     /// # Errors
@@ -186,8 +196,13 @@ impl Builder {
         answer: oneshot::Sender<Result<LockClient, ConnectError>>,
     ) {
         let opening = Opening::new(self.open_message());
-        let options = self.options();
-        let search = Search { opening, options, limit: self.connect_timeout, started: Instant::now() };
+        let search = Search {
+            opening,
+            options: self.options(),
+            limit: self.connect_timeout,
+            started: Instant::now(),
+            tls: self.tls.clone(),
+        };
         let opened = match search.run(&mut route).await {
             Ok(opened) => opened,
             // Whoever gave up waiting for the answer does not need it.
@@ -201,8 +216,8 @@ impl Builder {
             return drop(answer.send(Err(error.into())));
         }
         // If the answer comes back, its drop ends the session.
-        drop(answer.send(Ok(LockClient::new(Arc::clone(&shared), runtime))));
-        let clerk = Clerk { shared, route, nonce: opened.nonce };
+        drop(answer.send(Ok(LockClient::new(Arc::clone(&shared), runtime, self.tls.clone()))));
+        let clerk = Clerk { shared, route, nonce: opened.nonce, tls: self.tls };
         clerk.run((opened.endpoint, opened.service, opened.ends)).await;
     }
 
@@ -234,6 +249,7 @@ struct Search {
     options: SessionOptions,
     limit: Duration,
     started: Instant,
+    tls: Option<Tls>,
 }
 
 struct OpenedSession {
@@ -254,7 +270,7 @@ impl Search {
                 return Err(ConnectError::NoPrimary { waited, tried: route.tried().to_vec() });
             }
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-            let (service, ends) = match dial_service(&endpoint).await {
+            let (service, ends) = match dial_service(&endpoint, self.tls.as_ref()).await {
                 Ok(dialled) => dialled,
                 Err(error) => {
                     route.on_failure(&endpoint, error.to_string(), None);

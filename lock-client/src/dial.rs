@@ -8,7 +8,7 @@ use lock_protocol::{LockCallback, LockServiceClient, Notice, SessionId};
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel};
 use tokio::task::JoinHandle;
-use wire::{Endpoint, Hello, Role};
+use wire::{Endpoint, Expected, Hello, Role, Tls};
 
 use crate::shared::Shared;
 
@@ -45,9 +45,13 @@ pub(crate) fn context() -> Context {
 }
 
 /// Dials for requests.
-pub(crate) async fn dial_service(endpoint: &Endpoint) -> Result<(LockServiceClient, Ends), wire::DialError> {
+pub(crate) async fn dial_service(
+    endpoint: &Endpoint,
+    tls: Option<&Tls>,
+) -> Result<(LockServiceClient, Ends), wire::DialError> {
     let hello = Hello { role: Role::Client, cluster: 0, sender: 0, secret: 0 };
-    let (connection, _, _) = wire::dial(endpoint, &hello, DIAL_TIMEOUT).await?;
+    let tls = tls.map(|tls| (tls, Expected::AnyMember));
+    let (connection, _, _) = wire::dial_with(tls, endpoint, &hello, DIAL_TIMEOUT).await?;
     let new = LockServiceClient::new(tarpc::client::Config::default(), wire::transport(connection));
     let dispatch = new.dispatch;
     let ends = Ends(tokio::spawn(async move {
@@ -61,12 +65,14 @@ pub(crate) async fn dial_service(endpoint: &Endpoint) -> Result<(LockServiceClie
 /// Dials the connection on which this side serves.
 pub(crate) async fn dial_callback(
     endpoint: &Endpoint,
+    tls: Option<&Tls>,
     session: SessionId,
     nonce: u128,
     shared: Weak<Shared>,
 ) -> Result<Ends, wire::DialError> {
     let hello = Hello { role: Role::Callback, cluster: 0, sender: session.0, secret: nonce };
-    let (connection, _, _) = wire::dial(endpoint, &hello, DIAL_TIMEOUT).await?;
+    let tls = tls.map(|tls| (tls, Expected::AnyMember));
+    let (connection, _, _) = wire::dial_with(tls, endpoint, &hello, DIAL_TIMEOUT).await?;
     let channel = BaseChannel::with_defaults(wire::transport(connection)).max_concurrent_requests(NOTIFIES_AT_ONCE);
     let serve = Callback { shared }.serve();
     let work = channel.execute(serve).for_each(|handler| async move {

@@ -96,6 +96,9 @@ pub enum AcquireError {
     /// A limit of the server or of this client.
     #[error("a limit is reached: {0}")]
     Limit(String),
+    /// The server's rules of access do not let this client acquire the lock.
+    #[error("{0}")]
+    Denied(String),
 }
 
 /// Why a question was not answered.
@@ -112,6 +115,9 @@ pub enum QueryError {
     /// The server found the question wrong, or a member could not be asked.
     #[error("{0}")]
     Refused(String),
+    /// The server's rules of access do not let this client ask it.
+    #[error("{0}")]
+    Denied(String),
     /// It cannot be a lock's name.
     #[error(transparent)]
     Name(#[from] NameError),

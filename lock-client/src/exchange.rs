@@ -212,7 +212,9 @@ impl Exchange {
         let answer = refusal.to_string();
         match refusal {
             Refusal::NotPrimary { hint } => Err(Departure::Elsewhere { answer, hint }),
-            Refusal::ViewChanging | Refusal::Unknown | Refusal::Invalid(_) => Err(Departure::elsewhere(answer)),
+            Refusal::ViewChanging | Refusal::Unknown | Refusal::Invalid(_) | Refusal::Denied(_) => {
+                Err(Departure::elsewhere(answer))
+            }
             Refusal::Busy(_) => {
                 self.hold_until_ns = now_ns.saturating_add(nanoseconds(BUSY_PAUSE));
                 Ok(())

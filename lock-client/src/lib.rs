@@ -101,4 +101,4 @@ pub use lock_protocol::{
     Role, SessionId, ViewMember, ViewSummary, Waiter, lease_margin,
 };
 pub use releaser::Revocation;
-pub use wire::{Endpoint, EndpointError};
+pub use wire::{Endpoint, EndpointError, Tls, TlsError, TlsFiles};

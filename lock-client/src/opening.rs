@@ -63,7 +63,7 @@ impl Opening {
                     OpenStep::Anew { answer }
                 }
             },
-            Err(Refusal::Invalid(answer)) => OpenStep::Refused(answer),
+            Err(Refusal::Invalid(answer) | Refusal::Denied(answer)) => OpenStep::Refused(answer),
             Err(Refusal::SessionGone) => {
                 self.start_anew(fresh_nonce);
                 OpenStep::Anew { answer: Refusal::SessionGone.to_string() }

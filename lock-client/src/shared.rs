@@ -328,6 +328,7 @@ impl Shared {
                 let said = match ask(current).await {
                     Ok(Ok(answer)) => return Ok(answer),
                     Ok(Err(Refusal::Invalid(reason))) => return Err(QueryError::Refused(reason)),
+                    Ok(Err(Refusal::Denied(reason))) => return Err(QueryError::Denied(reason)),
                     Ok(Err(Refusal::SessionGone)) => return Err(QueryError::Closed),
                     Ok(Err(refusal)) => refusal.to_string(),
                     Err(error) => error.to_string(),

@@ -154,6 +154,11 @@ pub enum Outcome {
     },
     /// Others hold the lock or wait for it; the tenure is as it was.
     NotUpgraded,
+    /// The rules of access do not let this client acquire the lock; nothing was executed.
+    Denied {
+        /// Who may not do what, for a person.
+        reason: String,
+    },
 }
 
 /// What became of a release's requeue.

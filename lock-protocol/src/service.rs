@@ -11,7 +11,7 @@ use crate::{
     Renewed, SessionEnd, SessionId, Submission,
 };
 
-/// Nothing was executed for certain only where the variant says so; otherwise send again, under the same numbers.
+/// Nothing was executed for certain only where the variant says so; otherwise send again, under the same numbers. Append-only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// Ask the primary; nothing was executed.
@@ -35,6 +35,9 @@ pub enum Refusal {
     /// The request makes no sense; one line says why.
     #[error("{0}")]
     Invalid(String),
+    /// The rules of access do not let this client do it; one line says who may not do what. Nothing was executed.
+    #[error("{0}")]
+    Denied(String),
 }
 
 /// What a server answers.
@@ -79,4 +82,22 @@ pub trait LockService {
 pub trait LockCallback {
     /// Takes notices; the return is the acknowledgement that they have been taken in, not that they were acted on.
     async fn notify(notices: Vec<Notice>);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_and_outcomes_keep_their_numbers() {
+        let bytes = |refusal: Refusal| postcard::to_stdvec(&refusal).expect("it is small");
+        assert_eq!(bytes(Refusal::NotPrimary { hint: None }), [0, 0]);
+        assert_eq!(bytes(Refusal::Invalid("no".into())), [5, 2, b'n', b'o']);
+        assert_eq!(bytes(Refusal::Denied("no".into())), [6, 2, b'n', b'o']);
+        let bytes = |outcome: Outcome| postcard::to_stdvec(&outcome).expect("it is small");
+        assert_eq!(bytes(Outcome::Queued), [1]);
+        assert_eq!(bytes(Outcome::LimitReached { limit: "no".into() }), [10, 2, b'n', b'o']);
+        assert_eq!(bytes(Outcome::NotUpgraded), [12]);
+        assert_eq!(bytes(Outcome::Denied { reason: "no".into() }), [13, 2, b'n', b'o']);
+    }
 }

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::control;
 use crate::flags::{Command, ServeFlags, complain};
 use crate::service_manager::ServiceManager;
-use crate::{Server, config, dev, flags, restore};
+use crate::{Server, certificates, config, dev, flags, restore};
 
 /// Set by `dev` for its members: the process that they must not outlive.
 pub(crate) const PARENT_VARIABLE: &str = "LOCK_SERVER_PARENT";
@@ -35,6 +35,7 @@ pub fn command_line() -> ExitCode {
     runtime.block_on(async {
         match flags.command {
             Some(Command::Dev(dev)) => dev::run(dev).await,
+            Some(Command::Certs(certs)) => certificates::make(&certs),
             Some(Command::CheckConfig { file }) => check_config(flags.serve, &file),
             Some(Command::Restore(flags)) => restore::restore(*flags),
             Some(Command::Show(flags)) => restore::show(&flags),

@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 use crate::ServerSettings;
 use crate::flags::ServeFlags;
 use crate::member_list::MemberList;
@@ -29,15 +31,20 @@ pub(crate) fn resolve(flags: ServeFlags, file: Option<&Path>) -> Result<(ServeFl
 
 /// What a member with this file would run.
 pub(crate) fn describe(settings: &ServerSettings) -> String {
-    let ServerSettings { node, listen, listen_anywhere, metrics_listen } = settings;
+    let ServerSettings { node, listen, listen_anywhere, metrics_listen, access } = settings;
     let members = MemberList(node.members.clone());
-    let anywhere = if *listen_anywhere { ", where other hosts may connect" } else { ", for this host only" };
+    let who = match (&node.tls, listen_anywhere) {
+        (Some(_), _) => ", with TLS, for those who show a certificate",
+        (None, true) => ", where other hosts may connect",
+        (None, false) => ", for this host only",
+    };
     let metrics = metrics_listen.as_ref().map_or_else(|| "nowhere".into(), ToString::to_string);
+    let access = if access.is_some() { "access      by rules\n" } else { "" };
     let log_mib = node.ring_bytes >> 20;
     let volatile = if node.allow_volatile { ", may be in memory" } else { "" };
     format!(
-        "ok: member {} of the cluster {}\nmembers     {members}\nlistens     {listen}{anywhere}\nmetrics     {metrics}\n\
-         data        {}{volatile}\ndurability  {}, a log of {log_mib} MiB\n",
+        "ok: member {} of the cluster {}\nmembers     {members}\nlistens     {listen}{who}\nmetrics     {metrics}\n\
+         data        {}{volatile}\ndurability  {}, a log of {log_mib} MiB\n{access}",
         node.member,
         node.cluster,
         node.data_dir.display(),
@@ -45,7 +52,8 @@ pub(crate) fn describe(settings: &ServerSettings) -> String {
     )
 }
 
-fn read(path: &Path) -> Result<ServeFlags, String> {
+/// A file of TOML, or one line with its place that says what is wrong.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let at = path.display();
     let text = read_text(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => format!("{at}: there is no such file: correct the path"),
@@ -111,8 +119,13 @@ mod tests {
     #[test]
     fn the_example_is_right_as_it_is_and_with_every_key_in_force() {
         with_file(&[], EXAMPLE.as_bytes()).expect("right");
-        let all: Vec<&str> = shown().iter().map(|(_, line)| *line).collect();
-        with_file(&[], all.join("\n").as_bytes()).expect("right");
+        let (tls, rest): (Vec<_>, Vec<_>) =
+            shown().into_iter().partition(|(key, _)| key.starts_with("tls-") || *key == "access-rules");
+        let lines = |keys: &[(&str, &str)]| keys.iter().map(|(_, line)| format!("{line}\n")).collect::<String>();
+        with_file(&[], lines(&rest).as_bytes()).expect("right");
+        let all = lines(&[rest, tls].concat());
+        let line = with_file(&[], all.as_bytes()).expect_err("there are no such files here");
+        assert!(line.contains("/etc/plumeria/tls/member-1.crt: No such file"), "{line}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use rsm::Durability;
 use serde::de::{Deserialize, Deserializer, Error};
 use wire::Endpoint;
 
+use crate::certificates::client_name;
 use crate::logging::LogFormat;
 use crate::member_list::MemberList;
 use crate::restore::{RestoreFlags, ShowFlags};
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Restore(Box<RestoreFlags>),
     /// Shows what a backup holds.
     Show(ShowFlags),
+    /// Makes certificates to try TLS with: a CA, if the directory has none, and a pair of files for each member and client.
+    Certs(CertsFlags),
 }
 
 /// What a member is told, on the command line, in the environment or in a file.
@@ -88,7 +91,22 @@ pub(crate) struct ServeFlags {
     #[arg(long, env = "LOCK_SERVER_LISTEN")]
     #[serde(deserialize_with = "from_text")]
     pub(crate) listen: Option<Endpoint>,
-    /// Listen where other hosts can connect, although nothing is encrypted and nobody is asked who he is.
+    /// With TLS: this member's certificate (PEM), for the names member-ID.CLUSTER and member.CLUSTER. Needs --tls-key and --tls-ca; then
+    /// the port speaks TLS only, to those who show a certificate of the CA.
+    #[arg(long, env = "LOCK_SERVER_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "LOCK_SERVER_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The CA of members and clients (PEM). The three files are read again when they change, and on SIGHUP.
+    #[arg(long, env = "LOCK_SERVER_TLS_CA", value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// With TLS: what clients may do, by the names in their certificates (TOML). Each [[rule]] has client = "NAME" or "*", prefix = "TEXT"
+    /// of locks' names, or none for all, and may = [...]: acquire, list, force-release, members, promote, backup. What no rule
+    /// allows is refused. Read again like the certificates; without it, all may do all.
+    #[arg(long, env = "LOCK_SERVER_ACCESS_RULES", value_name = "FILE")]
+    pub(crate) access_rules: Option<PathBuf>,
+    /// Without TLS: listen where other hosts can connect, although nothing is encrypted and nobody is asked who he is.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     pub(crate) insecure_listen_anywhere: Option<bool>,
     /// Where to answer GET /metrics (Prometheus), /healthz and /readyz; nowhere unless this is said. Nobody is asked there who
@@ -124,6 +142,10 @@ impl ServeFlags {
             memory_dir: self.memory_dir.or(other.memory_dir),
             allow_volatile: self.allow_volatile.or(other.allow_volatile),
             listen: self.listen.or(other.listen),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            tls_ca: self.tls_ca.or(other.tls_ca),
+            access_rules: self.access_rules.or(other.access_rules),
             insecure_listen_anywhere: self.insecure_listen_anywhere.or(other.insecure_listen_anywhere),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             log_format: self.log_format.or(other.log_format),
@@ -162,6 +184,24 @@ pub(crate) struct DevFlags {
     /// Starts a member again when it dies.
     #[arg(long)]
     pub(crate) restart: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertsFlags {
+    /// Where to; made if it does not exist. Nothing in it is overwritten.
+    pub(crate) dir: PathBuf,
+    /// A member's number; once for each member.
+    #[arg(long = "member", value_name = "ID")]
+    pub(crate) members: Vec<u64>,
+    /// A client's name, which rules of access go by; once for each client.
+    #[arg(long = "client", value_name = "NAME", value_parser = client_name)]
+    pub(crate) clients: Vec<String>,
+    /// The cluster's name, as the members have it.
+    #[arg(long, default_value = crate::settings::NAME)]
+    pub(crate) name: String,
+    /// For how long they are valid; a CA has ten years.
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
 }
 
 /// Reads the command line; what is to be printed instead (help, one line of error) is printed.

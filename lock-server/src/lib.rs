@@ -24,7 +24,10 @@
 //!
 //! # Limits of this implementation
 //!
-//! - No encryption and no authentication: it listens on loopback unless told otherwise.
+//! - Without TLS there is no encryption and no authentication: it listens on loopback unless told otherwise.
+//! - With it, a client is known by its certificate, but a session is not bound to one: who guesses another's session number can
+//!   release its locks. Clients of one CA are to be trusted so far.
+//! - Handshakes of TLS run on the thread that serves, some tenths of a millisecond each.
 //! - Connections are limited in number, not per client; the memory of one is bounded by its calls under way.
 //! - Members and clients share one runtime thread, so a flood of clients' requests delays heartbeats.
 //! - A revoke leaves when the acquire that caused it is executed, not while it is still replicated.
@@ -35,14 +38,17 @@ pub mod machine;
 pub mod mutant;
 pub mod primary;
 
+mod access;
 mod application;
 mod backup;
 mod callbacks;
+pub mod certificates;
 mod clock;
 mod command_line;
 mod config;
 #[cfg(feature = "break-points")]
 mod control;
+mod credentials;
 mod dev;
 mod edge;
 mod flags;

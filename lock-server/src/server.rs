@@ -9,15 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use rsm::{Handle, Node, NodeSettings, StartError};
 use rustix::process::{Resource, getrlimit};
 use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
 use wire::{Endpoint, Listener};
 
+use crate::access::Access;
 use crate::application::{LockApplication, Outlet, Outlets, Pulse, outlet};
 use crate::backup::Backups;
 use crate::callbacks::Callbacks;
+use crate::credentials::watch_files;
 use crate::edge::{Edge, QUERIES_MAX, accept_all, clients_max};
 use crate::metrics::{Counters, Probe, answer_all};
 use crate::primary::{RetryerEvent, RevokerEvent};
@@ -32,10 +35,12 @@ pub struct ServerSettings {
     pub node: NodeSettings,
     /// Where to listen.
     pub listen: Endpoint,
-    /// Says yes to an address that other hosts reach, though nothing is encrypted and nobody is asked who he is.
+    /// Says yes to an address that other hosts reach, though without TLS nothing is encrypted and nobody is asked who he is.
     pub listen_anywhere: bool,
     /// Where to answer `GET /metrics`, `/healthz` and `/readyz`, if anywhere. Nobody is asked there who he is.
     pub metrics_listen: Option<Endpoint>,
+    /// What clients may do; without it, all may do all.
+    pub(crate) access: Option<Access>,
 }
 
 /// Why a member does not start; one line that says what to do. Nothing was overwritten.
@@ -51,8 +56,8 @@ pub enum ServeError {
     },
     /// The address is reached by other hosts.
     #[error(
-        "{address} can be reached by other hosts, and nothing is encrypted yet: listen on loopback, or say \
-         --insecure-listen-anywhere"
+        "{address} can be reached by other hosts, and nothing is encrypted: name certificates (--tls-cert), listen on loopback, \
+         or say --insecure-listen-anywhere"
     )]
     NotLoopback {
         /// The address.
@@ -83,8 +88,9 @@ impl Server {
     /// # Errors
     /// See [`ServeError`].
     pub async fn start(settings: ServerSettings) -> Result<Server, ServeError> {
-        let ServerSettings { node: node_settings, listen, listen_anywhere, metrics_listen } = settings;
-        let listener = bind(&listen, listen_anywhere).await?;
+        let ServerSettings { node: node_settings, listen, listen_anywhere, metrics_listen, access } = settings;
+        let tls = node_settings.tls.clone();
+        let listener = bind(&listen, listen_anywhere || tls.is_some()).await?;
         let metrics_listener = match &metrics_listen {
             Some(endpoint) => Some(bind(endpoint, true).await?),
             None => None,
@@ -131,9 +137,15 @@ impl Server {
             retryer: retryer.clone(),
             mode: mode.clone(),
             open: AtomicUsize::new(0),
+            tls: tls.clone(),
+            access: access.clone(),
+            last_refusal: Mutex::new(None),
             clients_max: clients_max(getrlimit(Resource::Nofile).current),
         };
         let mut tasks = tokio::task::JoinSet::new();
+        if let Some(tls) = tls {
+            tasks.spawn(watch_files(tls, access));
+        }
         if let Some(listener) = metrics_listener {
             let probe = Probe { handle: handle.clone(), counters, cluster, mode, started: SystemTime::now() };
             tasks.spawn(answer_all(listener, Arc::new(probe)));

@@ -6,8 +6,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use rsm::{Backend, Durability, MemberId, NodeSettings};
+use wire::{Tls, TlsFiles};
 
 use crate::ServerSettings;
+use crate::access::Access;
 use crate::flags::ServeFlags;
 
 /// Where every Linux host has a tmpfs.
@@ -16,7 +18,7 @@ const SHARED_MEMORY: &str = "/dev/shm";
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// The defaults, where they are not those of the types.
-const NAME: &str = "plumeria";
+pub(crate) const NAME: &str = "plumeria";
 const LOG_MIB: u64 = 64;
 
 impl ServeFlags {
@@ -36,6 +38,7 @@ impl ServeFlags {
             memory_dir: self.memory_dir.clone().unwrap_or_else(|| own_memory_dir(name, id, data_dir)),
             ring_bytes: log_mib << 20,
             snapshot_every_bytes: usize::try_from(log_mib << 16).unwrap_or(usize::MAX),
+            tls: self.tls(id, name)?,
             ..NodeSettings::new(MemberId(id), name, cluster.0.clone(), data_dir)
         };
         node.check().map_err(|error| error.to_string())?;
@@ -44,7 +47,32 @@ impl ServeFlags {
             listen: self.listen.clone().unwrap_or_else(|| own.clone()),
             listen_anywhere: self.insecure_listen_anywhere.unwrap_or_default(),
             metrics_listen: self.metrics_listen.clone(),
+            access: self.access()?,
         })
+    }
+
+    fn tls(&self, id: u64, name: &str) -> Result<Option<Tls>, String> {
+        let files = match (&self.tls_cert, &self.tls_key, &self.tls_ca) {
+            (None, None, None) => return Ok(None),
+            (Some(certificate), Some(key), Some(authority)) => TlsFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                authority: authority.clone(),
+                cluster: name.to_owned(),
+            },
+            _ => return Err("TLS needs all of tls-cert, tls-key and tls-ca: name the files, or none of them".into()),
+        };
+        Tls::member(files, id).map(Some).map_err(|error| error.to_string())
+    }
+
+    fn access(&self) -> Result<Option<Access>, String> {
+        match (&self.access_rules, &self.tls_cert) {
+            (None, _) => Ok(None),
+            (Some(path), Some(_)) => Access::read(path).map(Some),
+            (Some(_), None) => {
+                Err("access-rules go by the names in certificates: say tls-cert, too, or leave the rules out".into())
+            }
+        }
     }
 
     fn backend(&self, data_dir: &Path) -> Result<Backend, String> {
@@ -100,6 +128,14 @@ mod tests {
             (&["--id", "1"], "cluster is missing: say --cluster"),
             (&["--id", "1", "--cluster", LIST], "data-dir is missing: say --data-dir"),
             (&["--id", "3", "--cluster", LIST, "--data-dir", DIR], "member 3 is not in the list 1=127.0.0.1:7101,2="),
+            (
+                &["--id", "1", "--cluster", LIST, "--data-dir", DIR, "--tls-cert", "c"],
+                "TLS needs all of tls-cert, tls-key and tls-ca",
+            ),
+            (
+                &["--id", "1", "--cluster", LIST, "--data-dir", DIR, "--access-rules", "r"],
+                "access-rules go by the names in certificates",
+            ),
             (
                 &["--id", "1", "--cluster", "1=a:1,2=b:2/witness", "--data-dir", DIR],
                 "1 of 2 members are witnesses: fewer than half may be",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use lock_client::{Endpoint, LockName};
+use lock_client::{Endpoint, LockName, Tls, TlsFiles};
 
 /// Where `lock-server dev` listens.
 const DEV_CLUSTER: &str = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103";
@@ -22,6 +22,7 @@ Examples:
 
 Exit status:
   0 well   2 typed wrong   69 no cluster answers   71 the machine itself refused something
+  77 the cluster's rules of access do not let this client do it
   'run' ends as its command does; what else it can end with, 'lockctl run --help' tells.";
 
 const RUN_HELP: &str = "\
@@ -46,6 +47,7 @@ Exit status: the command's own (128 + n if signal n ended it), or
   75 the lock was not had in time      76 the lock was lost, and the command ended for it
   126 the command is not executable    127 there is no such command
   2 typed wrong    69 no cluster answers    71 the machine refused something
+  77 the rules of access do not let this client have the lock
 
 Examples:
   lockctl run backup -- ./backup.sh
@@ -139,6 +141,45 @@ pub(crate) struct Common {
     /// Tell what the client does, on stderr.
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) tls_files: TlsFlags,
+    /// What these files hold, once they are read.
+    #[arg(skip)]
+    pub(crate) tls: Option<Tls>,
+}
+
+/// With the first three, TLS is spoken, and nothing else.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TlsFlags {
+    /// Show this certificate to the servers (PEM); needs --tls-key and --tls-ca.
+    #[arg(long, global = true, env = "LOCK_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, global = true, env = "LOCK_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Take only servers whose certificates are of this CA (PEM).
+    #[arg(long, global = true, env = "LOCK_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// The cluster's name, which its members' certificates bear.
+    #[arg(long, global = true, env = "LOCK_TLS_CLUSTER", value_name = "NAME", default_value = "plumeria")]
+    tls_cluster: String,
+}
+
+impl TlsFlags {
+    /// None where no file is named; or one line that says what is wrong.
+    pub(crate) fn read(&self) -> Result<Option<Tls>, String> {
+        let files = match (&self.tls_cert, &self.tls_key, &self.tls_ca) {
+            (None, None, None) => return Ok(None),
+            (Some(certificate), Some(key), Some(authority)) => TlsFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                authority: authority.clone(),
+                cluster: self.tls_cluster.clone(),
+            },
+            _ => return Err("TLS needs all of --tls-cert, --tls-key and --tls-ca".to_owned()),
+        };
+        Tls::client(files).map(Some).map_err(|error| error.to_string())
+    }
 }
 
 /// The subcommands.
@@ -220,6 +261,17 @@ pub(crate) enum Action {
         #[arg(value_name = "GROUP")]
         group: i32,
     },
+}
+
+impl Action {
+    /// Whether it needs a connection.
+    pub(crate) fn asks_the_cluster(&self) -> bool {
+        use Action::{Completions, Exec, GiveBack, Man, Snapshot};
+        !matches!(
+            self,
+            Completions { .. } | Man { .. } | Exec(_) | GiveBack { .. } | Snapshot(SnapshotAction::Show { .. })
+        )
+    }
 }
 
 /// `lockctl members ...`.

@@ -58,7 +58,10 @@ fn typed_wrong(message: &str) -> String {
 }
 
 fn dispatch(arguments: Arguments) -> Result<u8, Failure> {
-    let common = arguments.common;
+    let mut common = arguments.common;
+    if arguments.action.asks_the_cluster() {
+        common.tls = common.tls_files.read().map_err(Failure::usage)?;
+    }
     match arguments.action {
         Action::Run(options) => on_main_thread(run::run(&options, &common)),
         Action::Locks { prefix } => on_main_thread(locks::list(&prefix, &common)),
@@ -89,8 +92,12 @@ fn on_main_thread(work: impl Future<Output = Result<u8, Failure>>) -> Result<u8,
 /// Opens a session; the builder's other wishes are the caller's.
 pub(crate) async fn connect(common: &Common, lease: Duration, limit: Duration) -> Result<LockClient, Failure> {
     let builder = LockClient::builder(common.endpoints.iter().map(ToString::to_string));
-    let client = builder.name(identity(common)).lease(lease).connect_timeout(limit).connect().await?;
-    Ok(client)
+    let builder = builder.name(identity(common)).lease(lease).connect_timeout(limit);
+    let builder = match &common.tls {
+        Some(tls) => builder.tls(tls.clone()),
+        None => builder,
+    };
+    Ok(builder.connect().await?)
 }
 
 /// A session to ask questions in.

@@ -21,6 +21,8 @@ pub mod exit {
     pub const NOT_HAD: u8 = 75;
     /// The lock was lost, and the command ended for it.
     pub const LOST: u8 = 76;
+    /// The rules of access do not let this client do it (EX_NOPERM).
+    pub const DENIED: u8 = 77;
     /// The command is there, but cannot be executed; as shells do.
     pub const NOT_EXECUTABLE: u8 = 126;
     /// There is no such command; as shells do.
@@ -76,6 +78,7 @@ impl From<QueryError> for Failure {
     fn from(error: QueryError) -> Self {
         match error {
             QueryError::Name(error) => Failure::usage(error),
+            QueryError::Denied(_) => Failure::new(exit::DENIED, error),
             QueryError::NoPrimary { .. } | QueryError::Refused(_) | QueryError::Closed => {
                 Failure::new(exit::UNAVAILABLE, format!("{error}; 'lockctl status' shows what the cluster waits for"))
             }
@@ -89,6 +92,7 @@ impl From<AcquireError> for Failure {
             AcquireError::Name(error) => Failure::usage(error),
             AcquireError::Set(error) => Failure::usage(error),
             AcquireError::Timeout { .. } | AcquireError::Limit(_) => Failure::new(exit::NOT_HAD, error),
+            AcquireError::Denied(_) => Failure::new(exit::DENIED, error),
             AcquireError::SessionLost | AcquireError::Closed => Failure::new(exit::UNAVAILABLE, error),
         }
     }
@@ -129,6 +133,8 @@ mod tests {
         let timeout = AcquireError::Timeout { waited: Duration::from_secs(1), reason: "others hold it" };
         assert_eq!(Failure::from(timeout).exit, 75);
         assert_eq!(Failure::from(AcquireError::Limit("full".into())).exit, 75);
+        assert_eq!(Failure::from(AcquireError::Denied("client a may not".into())).exit, 77);
+        assert_eq!(Failure::from(QueryError::Denied("client a may not".into())).exit, 77);
         assert_eq!(Failure::from(AcquireError::SessionLost).exit, 69);
         assert_eq!(Failure::from(ConnectError::NoEndpoint).exit, 2);
         assert_eq!(Failure::from(QueryError::Closed).exit, 69);

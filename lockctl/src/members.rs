@@ -24,7 +24,7 @@ pub(crate) async fn change(action: &MembersAction, common: &Common) -> Result<u8
         let mut to_ask: VecDeque<String> = endpoints.clone().into();
         // Only so many hints are followed in a round as there are endpoints: two members that point at each other must not hide a third.
         while let Some(endpoint) = to_ask.pop_front() {
-            let refusal = match change_members(&endpoint, change.clone()).await {
+            let refusal = match change_members(&endpoint, common.tls.as_ref(), change.clone()).await {
                 Ok(Ok(view)) => return made(action, view, common),
                 Ok(Err(refusal)) => refusal,
                 Err(error) => {
@@ -34,6 +34,7 @@ pub(crate) async fn change(action: &MembersAction, common: &Common) -> Result<u8
             };
             match &refusal {
                 Refusal::Invalid(why) => return Err(Failure::usage(why)),
+                Refusal::Denied(why) => return Err(Failure::new(exit::DENIED, why)),
                 Refusal::Unknown => {
                     return Err(Failure::new(exit::UNAVAILABLE, format!("{refusal}: 'lockctl members' tells")));
                 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use lock_client::{BackupFailure, BackupHeader, fetch_backup, member_status};
+use lock_client::{BackupFailure, BackupHeader, Refusal, fetch_backup, member_status};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 
@@ -40,7 +40,7 @@ pub(crate) async fn save(save: &Save, common: &Common) -> Result<u8, Failure> {
         None => primary(common).await?,
     };
     let partial = partial(&save.file);
-    let header = written(&from, save, &partial).await;
+    let header = written((&from, common), save, &partial).await;
     if header.is_err() {
         // Nothing of it is of use; where it cannot be removed, its name says what it is.
         drop(fs::remove_file(&partial));
@@ -56,10 +56,11 @@ pub(crate) fn show(file: &Path, common: &Common) -> Result<u8, Failure> {
     told(file, &header, common)
 }
 
-async fn written(from: &str, save: &Save, partial: &Path) -> Result<BackupHeader, Failure> {
+async fn written((from, common): (&str, &Common), save: &Save, partial: &Path) -> Result<BackupHeader, Failure> {
     let create = || OpenOptions::new().write(true).create_new(true).mode(MODE).open(partial);
-    let (header, file) = fetch_backup(from, create).await.map_err(|failure| match failure {
+    let (header, file) = fetch_backup(from, common.tls.as_ref(), create).await.map_err(|failure| match failure {
         BackupFailure::Write(error) => cannot_write(partial, &error),
+        BackupFailure::Refused(Refusal::Denied(why)) => Failure::new(exit::DENIED, why),
         failure => Failure::new(exit::UNAVAILABLE, failure),
     })?;
     file.sync_all().map_err(|error| cannot_write(partial, &error))?;
@@ -78,7 +79,7 @@ async fn primary(common: &Common) -> Result<String, Failure> {
     let begun = Instant::now();
     let mut tried = Vec::new();
     for endpoint in &common.endpoints {
-        match member_status(&endpoint.to_string()).await {
+        match member_status(&endpoint.to_string(), common.tls.as_ref()).await {
             Ok(status) => {
                 let view = status.view.filter(|_| status.serving);
                 let listed = view.and_then(|view| view.members.into_iter().find(|member| member.id == view.primary));

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use lock_client::{MemberStatus, Role, ViewSummary, member_kept, member_status};
+use lock_client::{MemberStatus, Role, Tls, ViewSummary, member_kept, member_status};
 use serde::Serialize;
 
 use crate::arguments::Common;
@@ -68,16 +68,16 @@ pub(crate) async fn show(common: &Common) -> Result<u8, Failure> {
     } else if gathered.is_answered() {
         print(&gathered.table());
         print(&format!("{}\n", gathered.verdict()));
-        print(&kept_text(&gathered).await);
+        print(&kept_text(&gathered, common.tls.as_ref()).await);
         gathered.warnings().iter().for_each(|warning| say(warning));
     }
     gathered.check(begun.elapsed())
 }
 
 /// A line for each dead session whose locks are not free, where the primary tells.
-async fn kept_text(gathered: &Gathered) -> String {
+async fn kept_text(gathered: &Gathered, tls: Option<&Tls>) -> String {
     let Some(primary) = gathered.primary() else { return String::new() };
-    match tokio::time::timeout(MEMBER_TIMEOUT, member_kept(primary)).await {
+    match tokio::time::timeout(MEMBER_TIMEOUT, member_kept(primary, tls)).await {
         Ok(Ok((kept, more))) => kept::text(&kept) + if more { "and more dead sessions keep locks\n" } else { "" },
         _ => String::new(),
     }
@@ -132,22 +132,22 @@ struct Listed<'a> {
 /// Asks every endpoint, then the members of the view that were not among them.
 pub(crate) async fn gather(common: &Common) -> Gathered {
     let endpoints: BTreeSet<String> = common.endpoints.iter().map(ToString::to_string).collect();
-    let mut answers = ask(endpoints.clone()).await;
+    let mut answers = ask(endpoints.clone(), common.tls.as_ref()).await;
     let known: BTreeSet<u64> =
         answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).map(|status| status.id).collect();
     if let Some(view) = newest_view(&answers) {
         let rest =
             view.members.iter().filter(|member| !known.contains(&member.id) && !endpoints.contains(&member.address));
         let rest = rest.map(|member| member.address.clone()).take(MEMBERS_MAX).collect();
-        answers.extend(ask(rest).await);
+        answers.extend(ask(rest, common.tls.as_ref()).await);
     }
     let status = merge(&answers);
     Gathered { answers, status }
 }
 
-async fn ask(addresses: BTreeSet<String>) -> Vec<Answer> {
+async fn ask(addresses: BTreeSet<String>, tls: Option<&Tls>) -> Vec<Answer> {
     let asking = addresses.into_iter().map(|address| async move {
-        let answer = match tokio::time::timeout(MEMBER_TIMEOUT, member_status(&address)).await {
+        let answer = match tokio::time::timeout(MEMBER_TIMEOUT, member_status(&address, tls)).await {
             Ok(Ok(status)) => Ok(status),
             Ok(Err(error)) => {
                 let error = error.to_string();

@@ -86,7 +86,10 @@ async fn look_again_and_again(every: Duration, common: &Common, at_terminal: boo
 async fn look(common: &Common) -> Look {
     let gathered = gather(common).await;
     let activity = match gathered.primary() {
-        Some(primary) => timeout(ACTIVITY_TIMEOUT, member_activity(primary)).await.ok().and_then(Result::ok).flatten(),
+        Some(primary) => {
+            let asked = timeout(ACTIVITY_TIMEOUT, member_activity(primary, common.tls.as_ref())).await;
+            asked.ok().and_then(Result::ok).flatten()
+        }
         None => None,
     };
     let count = Count { at: Instant::now(), op: gathered.commit_op(), activity };

@@ -36,7 +36,7 @@ async fn connect(endpoints: &[String], name: &str) -> LockClient {
 /// Saves the state of a member.
 async fn save(endpoint: &str, dir: &Path) -> PathBuf {
     let path = dir.join("backup");
-    fetch_backup(endpoint, || File::create(&path)).await.expect("a backup");
+    fetch_backup(endpoint, None, || File::create(&path)).await.expect("a backup");
     path
 }
 
@@ -69,7 +69,7 @@ async fn add(cluster: &Cluster, id: u64) {
     let change = MemberChange::Add { member: id, address: cluster.endpoint(id), witness: false };
     while began.elapsed() < DEADLINE {
         for endpoint in cluster.endpoints() {
-            if let Ok(Ok(_)) = change_members(&endpoint, change.clone()).await {
+            if let Ok(Ok(_)) = change_members(&endpoint, None, change.clone()).await {
                 return;
             }
         }

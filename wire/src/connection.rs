@@ -1,4 +1,4 @@
-//! Dialling and listening, over TCP or a local socket, up to the end of the hello.
+//! Dialling and listening, over TCP or a local socket, with TLS or without, up to the end of the hello.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,11 +6,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Sleep;
+use tokio_rustls::TlsStream;
 
-use crate::{Endpoint, HELLO_TIMEOUT, Hello, HelloError, Welcome};
+use crate::tls::{Expected, Tls, bears, list, names};
+use crate::{Endpoint, HELLO_TIMEOUT, Hello, HelloError, Welcome, handshake};
 
 /// A dead host is noticed by the kernel after idle + 3 probes; sessions and heartbeats notice it sooner.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -19,6 +22,8 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
+    /// What the other side showed; none without TLS.
+    certificate: Option<CertificateDer<'static>>,
     patience: Option<Patience>,
 }
 
@@ -32,6 +37,12 @@ struct Patience {
 
 #[derive(Debug)]
 enum Stream {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+#[derive(Debug)]
+enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -39,11 +50,11 @@ enum Stream {
 /// A bound socket.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Socket,
+    socket: Bound,
 }
 
 #[derive(Debug)]
-enum Socket {
+enum Bound {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
@@ -54,6 +65,9 @@ pub enum DialError {
     /// Nobody listens there, or the connection broke.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// TLS was not agreed on: a certificate was refused, or one side does not speak it.
+    #[error("{0}")]
+    Tls(String),
     /// The other side's first frame was not right.
     #[error("{0}")]
     Hello(#[from] HelloError),
@@ -77,10 +91,28 @@ impl DialError {
 /// # Errors
 /// See [`DialError`]; the whole takes no longer than `timeout`.
 pub async fn dial(endpoint: &Endpoint, hello: &Hello, timeout: Duration) -> Result<(Connection, u128, u64), DialError> {
+    dial_with(None, endpoint, hello, timeout).await
+}
+
+/// The same, with TLS where it is given: the other side must be whom it names.
+///
+/// # Errors
+/// See [`DialError`]; the whole takes no longer than `timeout`.
+pub async fn dial_with(
+    tls: Option<(&Tls, Expected)>,
+    endpoint: &Endpoint,
+    hello: &Hello,
+    timeout: Duration,
+) -> Result<(Connection, u128, u64), DialError> {
     let work = async {
-        let mut connection = Connection::open(endpoint).await?;
-        hello.write(&mut connection).await?;
-        match Welcome::read(&mut connection).await? {
+        let socket = open(endpoint).await?;
+        let mut connection = match tls {
+            None => Connection::plain(socket),
+            Some((tls, expected)) => {
+                Connection::secure(handshake::connect(tls, expected, socket).await.map_err(DialError::Tls)?)
+            }
+        };
+        match connection.greet(hello).await.map_err(told)? {
             Welcome::Accepted { cluster, member } => Ok((connection, cluster, member)),
             Welcome::Refused(reason) => Err(DialError::Refused(reason)),
         }
@@ -88,11 +120,22 @@ pub async fn dial(endpoint: &Endpoint, hello: &Hello, timeout: Duration) -> Resu
     tokio::time::timeout(timeout, work).await.unwrap_or(Err(DialError::Timeout(timeout)))
 }
 
-impl Connection {
-    fn new(stream: Stream) -> Self {
-        Connection { stream, patience: None }
-    }
+async fn open(endpoint: &Endpoint) -> io::Result<Socket> {
+    Ok(match endpoint {
+        Endpoint::Tcp(address) => Socket::Tcp(tuned(TcpStream::connect(address).await?)?),
+        Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+    })
+}
 
+/// In TLS 1.3 the dialling side hears that its certificate was refused with the first bytes that it reads.
+fn told(error: HelloError) -> DialError {
+    match &error {
+        HelloError::Io(io) => handshake::tls_reason(io).map_or(DialError::Hello(error), DialError::Tls),
+        _ => DialError::Hello(error),
+    }
+}
+
+impl Connection {
     /// From now on, a write of which the other side takes no byte for so long fails with [`io::ErrorKind::TimedOut`], and without a
     /// number of the system's. One that does not read keeps what it asked for in this side's memory.
     #[must_use]
@@ -101,11 +144,44 @@ impl Connection {
         self
     }
 
-    async fn open(endpoint: &Endpoint) -> io::Result<Self> {
-        Ok(Connection::new(match endpoint {
-            Endpoint::Tcp(address) => Stream::Tcp(tuned(TcpStream::connect(address).await?)?),
-            Endpoint::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
-        }))
+    fn plain(socket: Socket) -> Self {
+        Connection { stream: Stream::Plain(socket), certificate: None, patience: None }
+    }
+
+    fn secure(stream: TlsStream<Socket>) -> Self {
+        let certificate = handshake::shown(&stream);
+        Connection { stream: Stream::Tls(Box::new(stream)), certificate, patience: None }
+    }
+
+    /// Lets the caller show its certificate, on the listening side; to be called before anything is read. Takes no longer than
+    /// [`HELLO_TIMEOUT`].
+    ///
+    /// # Errors
+    /// One line says why the caller was refused; it was told as far as it listens.
+    pub async fn secured(self, tls: &Tls) -> Result<Self, String> {
+        let Stream::Plain(socket) = self.stream else { return Ok(self) };
+        let handshake = tokio::time::timeout(HELLO_TIMEOUT, handshake::accept(tls, socket)).await;
+        handshake.unwrap_or_else(|_| Err(format!("no TLS handshake within {HELLO_TIMEOUT:?}"))).map(Connection::secure)
+    }
+
+    async fn greet(&mut self, hello: &Hello) -> Result<Welcome, HelloError> {
+        hello.write(self).await?;
+        Welcome::read(self).await
+    }
+
+    /// Whether the other side showed a certificate for this name.
+    pub fn bears(&self, name: &str) -> bool {
+        self.certificate.as_ref().is_some_and(|certificate| bears(certificate, name))
+    }
+
+    /// The DNS names in the certificate that the other side showed.
+    pub fn names(&self) -> Vec<String> {
+        self.certificate.as_ref().map(names).unwrap_or_default()
+    }
+
+    /// The same, for people.
+    pub fn names_line(&self) -> String {
+        list(&self.names())
     }
 
     /// The dialler's hello, on the listening side.
@@ -126,9 +202,13 @@ impl Connection {
 
     /// The other end, for logs.
     pub fn peer(&self) -> String {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.peer_addr().map_or_else(|_| "(gone)".into(), |address| address.to_string()),
-            Stream::Unix(_) => "(local socket)".into(),
+        let socket = match &self.stream {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(stream) => stream.get_ref().0,
+        };
+        match socket {
+            Socket::Tcp(stream) => stream.peer_addr().map_or_else(|_| "(gone)".into(), |address| address.to_string()),
+            Socket::Unix(_) => "(local socket)".into(),
         }
     }
 }
@@ -140,12 +220,12 @@ impl Listener {
     /// As the kernel says; `AddrInUse` where somebody listens there.
     pub async fn bind(endpoint: &Endpoint) -> io::Result<Self> {
         let socket = match endpoint {
-            Endpoint::Tcp(address) => Socket::Tcp(TcpListener::bind(address).await?),
+            Endpoint::Tcp(address) => Bound::Tcp(TcpListener::bind(address).await?),
             Endpoint::Unix(path) => {
                 if path.exists() && UnixStream::connect(path).await.is_err() {
                     std::fs::remove_file(path)?;
                 }
-                Socket::Unix(UnixListener::bind(path)?)
+                Bound::Unix(UnixListener::bind(path)?)
             }
         };
         Ok(Listener { socket })
@@ -154,8 +234,8 @@ impl Listener {
     /// The address that was bound (tells the port that the kernel chose for port 0); none for a local socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.socket {
-            Socket::Tcp(listener) => listener.local_addr().ok(),
-            Socket::Unix(_) => None,
+            Bound::Tcp(listener) => listener.local_addr().ok(),
+            Bound::Unix(_) => None,
         }
     }
 
@@ -164,9 +244,9 @@ impl Listener {
     /// # Errors
     /// As the kernel says (for instance: no file descriptors left); the listener stays usable.
     pub async fn accept(&self) -> io::Result<Connection> {
-        Ok(Connection::new(match &self.socket {
-            Socket::Tcp(listener) => Stream::Tcp(tuned(listener.accept().await?.0)?),
-            Socket::Unix(listener) => Stream::Unix(listener.accept().await?.0),
+        Ok(Connection::plain(match &self.socket {
+            Bound::Tcp(listener) => Socket::Tcp(tuned(listener.accept().await?.0)?),
+            Bound::Unix(listener) => Socket::Unix(listener.accept().await?.0),
         }))
     }
 }
@@ -187,42 +267,90 @@ impl Patience {
     }
 }
 
+/// The same, or an error where nothing was taken for too long.
+fn patient<T>(patience: &mut Option<Patience>, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    match patience {
+        Some(patience) if poll.is_pending() => patience.poll_end(cx).map(Err),
+        Some(patience) => {
+            patience.stalled = None;
+            poll
+        }
+        None => poll,
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            // Without TLS, too, a stream may end at any byte: frames have a length, and what asked is told that there was no answer.
+            Stream::Tls(stream) => match Pin::new(stream).poll_read(cx, buf) {
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                poll => poll,
+            },
         }
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        let Connection { stream, patience, .. } = &mut *self;
+        let written = match stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        match &mut self.patience {
-            Some(patience) if written.is_pending() => patience.poll_end(cx).map(Err),
-            Some(patience) => {
-                patience.stalled = None;
-                written
-            }
-            None => written,
-        }
+        patient(patience, written, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        let Connection { stream, patience, .. } = &mut *self;
+        let flushed = match stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        // TLS keeps what was written until the other side takes it.
+        match flushed.is_pending() {
+            true => patient(patience, flushed, cx),
+            false => flushed,
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

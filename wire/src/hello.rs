@@ -19,6 +19,9 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
 const MAGIC: &[u8; 8] = b"PLUMERIA";
 const HELLO_BYTES: usize = 51;
+/// What a record of TLS begins with, before its version, whose first byte is 3.
+const TLS_ALERT: u8 = 0x15;
+const TLS_HANDSHAKE: u8 = 0x16;
 const REASON_MAX_BYTES: usize = 1024;
 
 /// What a connection is for.
@@ -65,6 +68,9 @@ pub enum HelloError {
     /// The other side does not speak this protocol.
     #[error("the other side does not speak Plumeria's protocol")]
     NotPlumeria,
+    /// It speaks TLS.
+    #[error("the other side speaks TLS, this side does not: configure both alike")]
+    SpeaksTls,
     /// It speaks another version.
     #[error("the other side speaks version {theirs} of the protocol, this one {VERSION}: upgrade the older of the two")]
     Version {
@@ -153,7 +159,13 @@ impl Welcome {
 
 async fn read_start<R: AsyncRead + Unpin>(from: &mut R) -> Result<(), HelloError> {
     let mut magic = [0; 8];
-    from.read_exact(&mut magic).await?;
+    // An alert of TLS has less than eight bytes.
+    let (first, rest) = magic.split_at_mut(2);
+    from.read_exact(first).await?;
+    if matches!(first, [TLS_ALERT | TLS_HANDSHAKE, 3]) {
+        return Err(HelloError::SpeaksTls);
+    }
+    from.read_exact(rest).await?;
     if &magic != MAGIC {
         return Err(HelloError::NotPlumeria);
     }

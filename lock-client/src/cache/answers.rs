@@ -3,6 +3,7 @@
 use lock_protocol::{FencingToken, Mode, Outcome, RequestNumber, Requeued};
 
 use super::{CachedLock, Effect, LocalWaiter, State, Step, Tenure};
+use crate::error::AcquireError;
 use crate::mutant::{self, Mutant};
 
 impl<W> CachedLock<W> {
@@ -80,7 +81,11 @@ impl<W> CachedLock<W> {
                 self.release(token, self.wish(), step);
             }
             Outcome::LimitReached { limit } => {
-                self.refuse(&limit, step);
+                self.refuse(&AcquireError::Limit(limit), step);
+                self.state = State::Unknown;
+            }
+            Outcome::Denied { reason } => {
+                self.refuse(&AcquireError::Denied(reason), step);
                 self.state = State::Unknown;
             }
             // The place in the queue is gone; settling asks for a new one.
@@ -107,7 +112,12 @@ impl<W> CachedLock<W> {
                 self.granted(token, mode, others_waiting, step);
             }
             (Outcome::LimitReached { limit }, _) => {
-                self.refuse(&limit, step);
+                self.refuse(&AcquireError::Limit(limit), step);
+                self.release(token, None, step);
+            }
+            // Of the release itself nobody is deprived: only the requeue in it was refused.
+            (Outcome::Denied { reason }, _) => {
+                self.refuse(&AcquireError::Denied(reason), step);
                 self.release(token, None, step);
             }
             // Released or not held: in either case not ours. Were it ours after all, a revoke would find Unknown and be
@@ -116,11 +126,11 @@ impl<W> CachedLock<W> {
         }
     }
 
-    fn refuse(&mut self, limit: &str, step: &mut Step<'_, W>) {
+    fn refuse(&mut self, error: &AcquireError, step: &mut Step<'_, W>) {
         // A set asked for more than those behind it do.
         let refused = if self.assembling.is_some() { 1 } else { self.waiters.len() };
         for LocalWaiter { waiter, .. } in self.waiters.drain(..refused.min(self.waiters.len())) {
-            step.effects.push(Effect::Refuse { waiter, limit: limit.to_owned() });
+            step.effects.push(Effect::Refuse { waiter, error: error.clone() });
         }
     }
 }

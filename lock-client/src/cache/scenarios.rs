@@ -3,6 +3,7 @@
 use lock_protocol::{Outcome, Requeued};
 
 use super::*;
+use crate::error::AcquireError;
 
 pub(crate) mod forced;
 pub(crate) mod mode_change;
@@ -431,6 +432,17 @@ fn a_limit_is_told_to_every_waiter_and_asked_for_no_more() {
     let (number, _) = script.sent_one();
     script.outcome(number, Outcome::LimitReached { limit: "full".into() });
     assert_eq!(script.effects.len(), 2);
+    assert!(script.sent_texts().is_empty() && script.lock.is_unknown());
+}
+
+#[test]
+fn a_denied_acquire_is_told_to_the_waiter_and_asked_for_no_more() {
+    let denied = Outcome::Denied { reason: "client a may not acquire 'x'".into() };
+    let mut script = Script::new();
+    script.wait('a', Exclusive);
+    let (number, _) = script.sent_one();
+    script.outcome(number, denied);
+    assert!(matches!(&script.effects[..], [Effect::Refuse { error: AcquireError::Denied(_), .. }]));
     assert!(script.sent_texts().is_empty() && script.lock.is_unknown());
 }
 

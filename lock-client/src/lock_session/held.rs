@@ -79,9 +79,9 @@ impl<W> Held<W> {
                 self.waiters -= 1;
                 SessionEffect::Serve { name, waiter, grant }
             }
-            Effect::Refuse { waiter, limit } => {
+            Effect::Refuse { waiter, error } => {
                 self.waiters -= 1;
-                SessionEffect::Fail { name, waiter, error: AcquireError::Limit(limit) }
+                SessionEffect::Fail { name, waiter, error }
             }
             Effect::End { waiter } => {
                 self.waiters -= 1;

@@ -1,7 +1,7 @@
 //! The listening socket: each connection's hello is read, and answered with a welcome or a sentence.
 //!
 //! Why it is right: a connection costs one slot of a bounded number from the moment it is accepted, and says what it is for within
-//! [`wire::HELLO_TIMEOUT`]. Members are never turned away for a crowd of clients. A task of a connection that fails an assertion
+//! [`wire::HELLO_TIMEOUT`], or twice that with TLS, of which nothing is read before the caller's certificate was taken. Members are never turned away for a crowd of clients. A task of a connection that fails an assertion
 //! (tarpc's does at a deadline that lies years ahead) takes only its own connection with it.
 
 mod calls;
@@ -9,14 +9,16 @@ mod service;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lock_protocol::{LockCallbackClient, Refusal, SessionId};
+use parking_lot::Mutex;
 use rsm::{Handle, PeerError};
 use tokio::sync::{Semaphore, watch};
 use tracing::Instrument;
-use wire::{Connection, Hello, HelloError, Listener, Role, Welcome};
+use wire::{Connection, Hello, HelloError, Listener, Role, Tls, Welcome};
 
+use crate::access::{Access, Caller};
 use crate::application::{LockApplication, Outlet, Pulse};
 use crate::backup::Backups;
 use crate::callbacks::Callbacks;
@@ -36,6 +38,8 @@ const DESCRIPTORS_KEPT: usize = 64;
 pub(crate) const QUERIES_MAX: usize = 16;
 /// Before the next try to accept, when the system has no room (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two lines of the log about callers who were refused by TLS: strangers must not fill the disk. All are counted.
+const REFUSAL_LINE_MIN: Duration = Duration::from_secs(1);
 
 /// What all connections share.
 pub(crate) struct Edge {
@@ -52,6 +56,10 @@ pub(crate) struct Edge {
     /// The durability mode's name.
     pub(crate) mode: String,
     pub(crate) open: AtomicUsize,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) access: Option<Access>,
+    /// When a refusal by TLS was logged.
+    pub(crate) last_refusal: Mutex<Option<Instant>>,
     /// See [`clients_max`].
     pub(crate) clients_max: usize,
 }
@@ -95,9 +103,16 @@ pub(crate) async fn accept_all(listener: Listener, edge: Arc<Edge>) {
 }
 
 /// Serves one connection until it ends.
-async fn serve(mut connection: Connection, place: Place) {
+async fn serve(connection: Connection, place: Place) {
     let edge = &place.0;
     let peer = connection.peer();
+    let mut connection = match &edge.tls {
+        None => connection,
+        Some(tls) => match connection.secured(tls).await {
+            Ok(connection) => connection,
+            Err(problem) => return edge.refused_by_tls(&peer, &problem),
+        },
+    };
     let (reason, refused) = match connection.read_hello().await {
         Ok(hello) => match hello.role {
             Role::Peer => return edge.serve_member(connection, hello).await,
@@ -124,6 +139,7 @@ async fn serve(mut connection: Connection, place: Place) {
         Err(error) => {
             match error {
                 HelloError::Timeout => edge.counters.turned_away(TurnedAway::Silent),
+                HelloError::SpeaksTls => edge.counters.turned_away(TurnedAway::Tls),
                 HelloError::NotPlumeria => edge.counters.turned_away(TurnedAway::Malformed),
                 _ => {}
             }
@@ -139,6 +155,15 @@ impl Edge {
     /// This member's cluster; 0 while it knows none.
     fn cluster(&self) -> u128 {
         self.handle.status().view.as_ref().map_or(0, |view| view.cluster.0)
+    }
+
+    fn refused_by_tls(&self, peer: &str, problem: &str) {
+        self.counters.turned_away(TurnedAway::Tls);
+        let (mut last, now) = (self.last_refusal.lock(), Instant::now());
+        if last.is_none_or(|last| now - last >= REFUSAL_LINE_MIN) {
+            *last = Some(now);
+            tracing::warn!(peer, problem, "a connection was refused by TLS");
+        }
     }
 
     async fn serve_member(&self, connection: Connection, hello: Hello) {
@@ -204,7 +229,9 @@ impl Edge {
             }
             _ => {
                 let peer = connection.peer();
-                if let Err(error) = serve_calls(connection.with_patience(UNREAD_MAX), Service(Arc::clone(self))).await
+                let caller = Caller::new(connection.names(), self.access.clone());
+                let service = Service { edge: Arc::clone(self), caller };
+                if let Err(error) = serve_calls(connection.with_patience(UNREAD_MAX), service).await
                     && let Some(reason) = fault_of(&error)
                 {
                     self.counters.turned_away(reason);

@@ -1,7 +1,7 @@
 //! The clients' requests.
 //!
 //! Why it is right: a handler owns nothing. It submits, waits and translates (see [`answers`]); tarpc may drop it at any point, and
-//! what it submitted is executed all the same.
+//! what it submitted is executed all the same. What the rules of access refuse does not enter the log.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use rsm::{Change, ChangeError, Kind, MemberId};
 use tarpc::context::Context;
 
 use super::Edge;
+use crate::access::{Action, Caller};
 use crate::machine::Op;
 use crate::metrics::Request;
 use crate::primary::answers;
@@ -22,7 +23,10 @@ use crate::status::{activity, member_status};
 
 /// One connection's requests.
 #[derive(Clone)]
-pub(super) struct Service(pub(super) Arc<Edge>);
+pub(super) struct Service {
+    pub(super) edge: Arc<Edge>,
+    pub(super) caller: Caller,
+}
 
 impl LockService for Service {
     async fn open(self, _: Context, open: Open) -> Result<Opened, Refusal> {
@@ -35,23 +39,28 @@ impl LockService for Service {
         self.count(Request::Open, work).await
     }
 
-    async fn submit(self, _: Context, submission: Submission) -> Result<Vec<Outcome>, Refusal> {
-        let (began, counters) = (Instant::now(), &self.0.counters);
-        self.0.keep_alives.hear();
+    async fn submit(self, _: Context, mut submission: Submission) -> Result<Vec<Outcome>, Refusal> {
+        let (began, counters) = (Instant::now(), &self.edge.counters);
+        self.edge.keep_alives.hear();
         let acquires = counters.commands(submission.requests.iter().map(|request| &request.command));
+        counters.answer(answers::bounded(&submission))?;
+        let denied = self.caller.denied(&submission.requests);
+        let mut places = denied.iter();
+        submission.requests.retain(|_| places.next().is_some_and(Option::is_none));
         let commands = counters.answer(answers::commands(submission))?;
-        let outcomes = counters.answer(answers::outcomes(self.0.handle.submit_all(commands).await))?;
+        let executed = counters.answer(answers::outcomes(self.edge.handle.submit_all(commands).await))?;
+        let outcomes = answers::in_place(denied, executed);
         counters.outcomes(&outcomes);
         counters.acquired(acquires, began.elapsed());
         Ok(outcomes)
     }
 
     async fn keep_alive(self, _: Context, keep_alive: KeepAlive) -> Result<Renewed, Refusal> {
-        self.0.keep_alives.hear();
+        self.edge.keep_alives.hear();
         let work = async {
-            match self.0.refusal_now() {
+            match self.edge.refusal_now() {
                 Some(refusal) => Err(refusal),
-                None => self.0.keep_alives.take(keep_alive).await.unwrap_or(Err(Refusal::ViewChanging)),
+                None => self.edge.keep_alives.take(keep_alive).await.unwrap_or(Err(Refusal::ViewChanging)),
             }
         };
         self.count(Request::KeepAlive, work).await
@@ -69,8 +78,9 @@ impl LockService for Service {
 
     async fn query(self, _: Context, query: Query) -> Result<Answer, Refusal> {
         let work = async {
+            self.caller.may_ask(&query)?;
             // Those that wait here wait in order; everything else goes past them.
-            let _place = self.0.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
+            let _place = self.edge.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
             answers::answer(&self.submit_one(Op::Read(query)).await?)
         };
         self.count(Request::Query, work).await
@@ -79,22 +89,26 @@ impl LockService for Service {
     async fn force_release(self, _: Context, force: ForceRelease) -> Result<Vec<ForcedTenure>, Refusal> {
         let (name, op) = (force.name.clone(), force.token.0);
         let work = async {
-            let _place = self.0.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
+            self.caller.may(Action::ForceRelease, force.name.as_str())?;
+            let _place = self.edge.queries.acquire().await.map_err(|_| Refusal::ViewChanging)?;
             answers::forced(&self.submit_one(Op::ForceRelease(force)).await?)
         };
         let ended = self.count(Request::ForceRelease, work).await;
         for tenure in ended.iter().flatten() {
-            tracing::warn!(%name, op, session = %tenure.session, "an operator ended this tenure by force");
+            tracing::warn!(%name, op, session = %tenure.session, client = %self.caller, "an operator ended this tenure by force");
         }
         ended
     }
 
     async fn force_kept(self, _: Context, name: LockName, token: FencingToken) -> Result<Vec<ForcedTenure>, Refusal> {
         let op = Op::ForceKept { name: name.clone(), token };
-        let work = async { answers::forced(&self.submit_one(op).await?) };
+        let work = async {
+            self.caller.may(Action::ForceRelease, name.as_str())?;
+            answers::forced(&self.submit_one(op).await?)
+        };
         let ended = self.count(Request::ForceRelease, work).await;
         for tenure in ended.iter().flatten() {
-            tracing::warn!(%name, op = token.0, session = %tenure.session, "an operator freed this lock of a dead session without its recovery");
+            tracing::warn!(%name, op = token.0, session = %tenure.session, client = %self.caller, "an operator freed this lock of a dead session without its recovery");
         }
         ended
     }
@@ -105,16 +119,20 @@ impl LockService for Service {
     }
 
     async fn status(self, _: Context) -> MemberStatus {
-        self.0.counters.request(Request::Status);
-        member_status(&self.0.handle, &self.0.mode)
+        self.edge.counters.request(Request::Status);
+        member_status(&self.edge.handle, &self.edge.mode)
     }
 
     async fn activity(self, _: Context) -> Option<Activity> {
-        activity(&self.0.handle).await
+        activity(&self.edge.handle).await
     }
 
     async fn backup(self, _: Context, request: BackupRequest) -> Result<BackupAnswer, Refusal> {
-        self.count(Request::Backup, self.0.backups.answer(request)).await
+        let work = async {
+            self.caller.may(Action::Backup, "")?;
+            self.edge.backups.answer(request).await
+        };
+        self.count(Request::Backup, work).await
     }
 
     async fn change_members(self, _: Context, change: MemberChange) -> Result<u64, Refusal> {
@@ -126,8 +144,9 @@ impl LockService for Service {
             ChangeError::Refused(reason) => Refusal::Invalid(reason),
             ChangeError::Unknown => Refusal::Unknown,
         };
-        let handle = &self.0.handle;
+        let handle = &self.edge.handle;
         let work = async {
+            self.caller.may_change(&change)?;
             let change = match change {
                 MemberChange::Add { member, address, witness } => {
                     Change::Add { member: MemberId(member), address, kind: kind(witness) }
@@ -140,8 +159,10 @@ impl LockService for Service {
         };
         let view = self.count(Request::ChangeMembers, work).await;
         match &view {
-            Ok(view) => tracing::warn!(view, asked, "an operator changed the members"),
-            Err(refusal) => tracing::warn!(%refusal, asked, "an operator's change of the members was not made"),
+            Ok(view) => tracing::warn!(view, asked, client = %self.caller, "an operator changed the members"),
+            Err(refusal) => {
+                tracing::warn!(%refusal, asked, client = %self.caller, "an operator's change of the members was not made")
+            }
         }
         view
     }
@@ -150,13 +171,13 @@ impl LockService for Service {
 impl Service {
     /// Counts the request and, where it comes to that, its refusal.
     async fn count<T>(&self, request: Request, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-        self.0.counters.request(request);
-        self.0.counters.answer(work.await)
+        self.edge.counters.request(request);
+        self.edge.counters.answer(work.await)
     }
 
     async fn submit_one(&self, op: Op) -> Result<Vec<u8>, Refusal> {
-        self.0.keep_alives.hear();
+        self.edge.keep_alives.hear();
         let command = answers::command(&op)?;
-        self.0.handle.submit(command, false).await.map_err(answers::refusal_of)
+        self.edge.handle.submit(command, false).await.map_err(answers::refusal_of)
     }
 }

@@ -53,6 +53,7 @@ label! {
         SessionGone = "session_gone",
         Invalid = "invalid",
         LimitReached = "limit_reached",
+        Denied = "denied",
     }
 }
 
@@ -77,6 +78,7 @@ label! {
         OtherSession = "other_session",
         Member = "member",
         NotReading = "not_reading",
+        Tls = "tls",
     }
 }
 
@@ -190,6 +192,7 @@ impl Counters {
                 Refusal::Unknown => Reason::Unknown,
                 Refusal::SessionGone => Reason::SessionGone,
                 Refusal::Invalid(_) => Reason::Invalid,
+                Refusal::Denied(_) => Reason::Denied,
             };
             self.refusals.add(reason as usize, 1);
         }
@@ -202,6 +205,7 @@ impl Counters {
             match outcome {
                 Outcome::SessionGone => self.refusals.add(Reason::SessionGone as usize, 1),
                 Outcome::LimitReached { .. } => self.refusals.add(Reason::LimitReached as usize, 1),
+                Outcome::Denied { .. } => self.refusals.add(Reason::Denied as usize, 1),
                 _ => {}
             }
         }

@@ -9,15 +9,24 @@ use rsm::{MemberId, Rejection, View, limits::COMMAND_MAX_BYTES};
 
 use crate::machine::{Op, Reply};
 
+/// Whether a submission is small enough to be looked at.
+///
+/// # Errors
+/// It has too many requests.
+pub fn bounded(submission: &Submission) -> Result<(), Refusal> {
+    match submission.requests.len() <= SUBMISSION_MAX_REQUESTS {
+        true => Ok(()),
+        false => Err(Refusal::Invalid(format!("a submission has at most {SUBMISSION_MAX_REQUESTS} requests"))),
+    }
+}
+
 /// The commands of a submission, in its order.
 ///
 /// # Errors
 /// It has too many requests.
 pub fn commands(submission: Submission) -> Result<Vec<Vec<u8>>, Refusal> {
+    bounded(&submission)?;
     let Submission { session, floor, requests } = submission;
-    if requests.len() > SUBMISSION_MAX_REQUESTS {
-        return Err(Refusal::Invalid(format!("a submission has at most {SUBMISSION_MAX_REQUESTS} requests")));
-    }
     Ok(requests.into_iter().map(|request| Op::Request { session, floor, request }.encode()).collect())
 }
 
@@ -49,6 +58,12 @@ pub fn outcomes(answers: Vec<Result<Vec<u8>, Rejection>>) -> Result<Vec<Outcome>
         },
     };
     answers.into_iter().map(outcome).collect()
+}
+
+/// All outcomes of a submission in its order: at each place either what was denied there, or the next of what was executed.
+pub fn in_place(denied: Vec<Option<Outcome>>, executed: Vec<Outcome>) -> Vec<Outcome> {
+    let mut executed = executed.into_iter();
+    denied.into_iter().filter_map(|denied| denied.or_else(|| executed.next())).collect()
 }
 
 /// The answer to an open.
@@ -155,6 +170,14 @@ mod tests {
         let gone = Ok(Reply::Outcome(Outcome::Gone).encode());
         assert_eq!(outcomes(vec![queued(), gone]), Ok(vec![Outcome::Queued, Outcome::Gone]));
         assert_eq!(outcomes(vec![]), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_was_denied_keeps_its_place_among_what_was_executed() {
+        let denied = || Outcome::Denied { reason: "no".into() };
+        let all = in_place(vec![None, Some(denied()), None], vec![Outcome::Queued, Outcome::Gone]);
+        assert_eq!(all, [Outcome::Queued, denied(), Outcome::Gone]);
+        assert_eq!(in_place(vec![Some(denied())], vec![]), [denied()]);
     }
 
     #[test]

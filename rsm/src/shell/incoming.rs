@@ -1,7 +1,7 @@
 //! The other members' messages to this one: one connection from each.
 //!
 //! Why it is right: what a connection brings is taken as said by the member and incarnation of its hello, and by nobody
-//! else; a connection that says otherwise, or sends what is no message, is closed and counted. The core judges the incarnation by
+//! else, and with TLS only if the certificate names that member; a connection that says otherwise, or sends what is no message, is closed and counted. The core judges the incarnation by
 //! its view. Messages are queued in the order in which they came, and the call is answered then, so a member that floods
 //! this one makes it drop messages, not grow.
 
@@ -72,13 +72,19 @@ impl Incoming {
     }
 
     /// One line for the other side, if it does not belong here.
-    fn check(&self, hello: &Hello) -> Result<(), String> {
+    fn check(&self, connection: &Connection, hello: &Hello) -> Result<(), String> {
         let (own, cluster) = (self.context.identity().member, self.context.cluster.lock().0);
         if hello.role != Role::Peer {
             return Err(format!("member {own} takes members here, not clients"));
         }
         if hello.sender == own.0 {
             return Err(format!("this is member {own} itself: two members have the same id"));
+        }
+        if let Some(needed) = self.context.tls.as_ref().map(|tls| tls.member_name(hello.sender))
+            && !connection.bears(&needed)
+        {
+            let names = connection.names_line();
+            return Err(format!("a certificate for {names} does not speak for {needed}: only that member's own does"));
         }
         if !self.context.peers.knows(MemberId(hello.sender)) {
             return Err(format!(
@@ -97,7 +103,7 @@ impl Incoming {
 
     /// Serves the connection until it ends.
     pub(super) async fn serve(&self, mut connection: Connection, hello: &Hello) -> Result<(), PeerError> {
-        if let Err(reason) = self.check(hello) {
+        if let Err(reason) = self.check(&connection, hello) {
             connection.welcome(&Welcome::Refused(reason.clone())).await?;
             return Err(PeerError::Refused(reason));
         }

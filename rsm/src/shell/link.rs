@@ -18,7 +18,7 @@ use tarpc::client::{self, RpcError};
 use tarpc::context;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use wire::{Endpoint, Hello, Role};
+use wire::{Endpoint, Expected, Hello, Role, Tls};
 
 use super::break_point::{BreakPoint, BreakPoints};
 use super::inbox::{Inbox, Request, size_bytes};
@@ -64,6 +64,7 @@ pub(super) struct LinkContext {
     pub(super) inbox: Arc<Inbox>,
     pub(super) break_points: Arc<BreakPoints>,
     pub(super) peers: Peers,
+    pub(super) tls: Option<Tls>,
 }
 
 impl LinkContext {
@@ -213,7 +214,8 @@ impl Link {
         let Identity { member, incarnation } = self.context.identity();
         let cluster = self.context.cluster.lock().0;
         let hello = Hello { role: Role::Peer, cluster, sender: member.0, secret: incarnation.0 };
-        match wire::dial(&endpoint, &hello, DIAL_TIMEOUT).await {
+        let tls = self.context.tls.as_ref().map(|tls| (tls, Expected::Member(self.to.0)));
+        match wire::dial_with(tls, &endpoint, &hello, DIAL_TIMEOUT).await {
             Ok((_, _, found)) if found != self.to.0 => {
                 let problem = format!("member {found} answers there, not {}: the addresses are mixed up", self.to);
                 Err((endpoint, problem))

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use nvm_log::{Backend, Options};
 use tokio::sync::watch;
-use wire::Endpoint;
+use wire::{Endpoint, Tls};
 
 use super::assembly::{Core, Found, Makes, Opened, Parts, Supervisor, repaired, spawn, writer};
 use super::break_point::{BreakPoint, BreakPoints};
@@ -58,6 +58,8 @@ pub struct NodeSettings {
     pub snapshot_every_bytes: usize,
     /// Timers.
     pub timing: Timing,
+    /// This member's certificate: with it, members are dialled with TLS, and taken only as whom their certificates name.
+    pub tls: Option<Tls>,
     /// Break points that are armed from the start; without effect unless the feature `break-points` is on.
     pub break_points: Vec<BreakPoint>,
 }
@@ -83,6 +85,7 @@ impl NodeSettings {
             ring_bytes: 64 << 20,
             snapshot_every_bytes: 4 << 20,
             timing: Timing::default(),
+            tls: None,
             break_points: Vec::new(),
         }
     }
@@ -201,7 +204,8 @@ impl Node {
             }
             Durability::Ring => {
                 let peers: Vec<_> = settings.members.iter().map(|(id, at, _)| (*id, at.clone())).collect();
-                let places = Places { dir: data_dir, memory_dir, ring_bytes: *ring_bytes, peers: &peers };
+                let tls = settings.tls.as_ref();
+                let places = Places { dir: data_dir, memory_dir, ring_bytes: *ring_bytes, peers: &peers, tls };
                 let (store, recovered) = RingStore::open(&places, *member)?;
                 let (log_bytes, pair) = (store.log_bytes(), Some(store.pair()));
                 let opened = Opened { pair, ..Opened::whole("shared memory".into(), log_bytes, store, recovered) };
@@ -234,6 +238,7 @@ impl Node {
             inbox: Arc::clone(&inbox),
             break_points: Arc::clone(&break_points),
             peers: Peers::default(),
+            tls: settings.tls.clone(),
         });
         let (status_sender, status) = watch::channel(Arc::new(core.status()));
         let (ended_sender, ended) = watch::channel(None);

@@ -40,6 +40,7 @@ fn context_of(member: u64, cluster: u128) -> (Arc<LinkContext>, Receiver<Request
         inbox: Arc::new(inbox),
         break_points: Arc::new(BreakPoints::default()),
         peers: Peers::default(),
+        tls: None,
     };
     (Arc::new(context), requests)
 }

@@ -61,6 +61,7 @@ fn bench() -> Bench {
         inbox: Arc::clone(&inbox),
         break_points: Arc::clone(&break_points),
         peers: Peers::default(),
+        tls: None,
     };
     let (spawn, spawned) = crossbeam_channel::unbounded();
     let mut links = Links::new(Arc::new(context), Box::new(move |link| drop(spawn.send(link))));

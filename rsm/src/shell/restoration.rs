@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tarpc::{client, context};
-use wire::{Endpoint, Hello, Role};
+use wire::{Endpoint, Expected, Hello, Role, Tls};
 
 use super::link::MemberServiceClient;
 use crate::limits::{CHUNK_MAX_BYTES, MESSAGE_MAX_BYTES, SNAPSHOT_MAX_BYTES};
@@ -116,12 +116,18 @@ impl LogCopy {
 }
 
 /// Fetches the copy that this guard holds; none if it has it no more, or cannot be reached in time. Keeps the caller's thread waiting.
-pub(super) fn fetch(own: Identity, cluster: ClusterId, guard: Guard, endpoints: &[Endpoint]) -> Option<Copied> {
+pub(super) fn fetch(
+    own: Identity,
+    cluster: ClusterId,
+    guard: Guard,
+    endpoints: &[Endpoint],
+    tls: Option<&Tls>,
+) -> Option<Copied> {
     let began = Instant::now();
     // A thread and runtime of its own: the caller's may be busy with nothing but waiting for this.
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(|error| error.to_string())?.block_on(attempts(own, cluster, guard, endpoints))
+        runtime.map_err(|error| error.to_string())?.block_on(attempts((own, cluster), guard, endpoints, tls))
     };
     let result = std::thread::scope(|scope| scope.spawn(work).join());
     let result = result.unwrap_or_else(|_| Err("the attempt failed an assertion: this is a bug".into()));
@@ -148,12 +154,17 @@ enum Failure {
     Broken(String),
 }
 
-async fn attempts(own: Identity, cluster: ClusterId, guard: Guard, endpoints: &[Endpoint]) -> Result<Copied, String> {
+async fn attempts(
+    own: (Identity, ClusterId),
+    guard: Guard,
+    endpoints: &[Endpoint],
+    tls: Option<&Tls>,
+) -> Result<Copied, String> {
     let until = Instant::now() + PATIENCE;
     let mut problem = "no address of it is known".to_owned();
     loop {
         for endpoint in endpoints {
-            match attempt(own, cluster, guard, endpoint).await {
+            match attempt(own, guard, endpoint, tls).await {
                 Ok(copied) => return Ok(copied),
                 Err(Failure::Refused(why)) => return Err(why),
                 Err(Failure::Broken(why)) => problem = why,
@@ -166,9 +177,15 @@ async fn attempts(own: Identity, cluster: ClusterId, guard: Guard, endpoints: &[
     }
 }
 
-async fn attempt(own: Identity, cluster: ClusterId, guard: Guard, endpoint: &Endpoint) -> Result<Copied, Failure> {
+async fn attempt(
+    (own, cluster): (Identity, ClusterId),
+    guard: Guard,
+    endpoint: &Endpoint,
+    tls: Option<&Tls>,
+) -> Result<Copied, Failure> {
     let hello = Hello { role: Role::Peer, cluster: cluster.0, sender: own.member.0, secret: own.incarnation.0 };
-    let dialled = wire::dial(endpoint, &hello, CALL_TIMEOUT).await;
+    let tls = tls.map(|tls| (tls, Expected::Member(guard.member.0)));
+    let dialled = wire::dial_with(tls, endpoint, &hello, CALL_TIMEOUT).await;
     let (connection, _, found) = dialled.map_err(|error| Failure::Broken(error.to_string()))?;
     if found != guard.member.0 {
         return Err(Failure::Broken(format!("member {found} answers at {endpoint}")));

@@ -13,7 +13,7 @@
 use std::path::Path;
 
 use nvm_log::{Backend, Options, Outcome, Recovery, Store};
-use wire::Endpoint;
+use wire::{Endpoint, Tls};
 
 use super::epoch_store::begin_anew;
 use super::format;
@@ -38,6 +38,7 @@ pub(super) struct Places<'a> {
     pub(super) ring_bytes: u64,
     /// Configured addresses; the view has others.
     pub(super) peers: &'a [(MemberId, Endpoint)],
+    pub(super) tls: Option<&'a Tls>,
 }
 
 impl RingStore {
@@ -93,7 +94,7 @@ fn copy_of_guard(places: &Places<'_>, identity: Identity, life: &Life) -> Option
     let listed = slot.and_then(|slot| slot.address.parse().ok());
     let configured = places.peers.iter().filter(|(member, _)| *member == guard.member);
     let endpoints: Vec<_> = listed.into_iter().chain(configured.map(|(_, endpoint)| endpoint.clone())).collect();
-    restoration::fetch(identity, life.control.cluster(), guard, &endpoints)
+    restoration::fetch(identity, life.control.cluster(), guard, &endpoints, places.tls)
 }
 
 /// The control record with the guard's view, where that is later: what was promised before it is settled.

@@ -54,10 +54,10 @@ impl Drop for Errand {
 async fn ask(endpoints: Vec<String>, change: MemberChange) -> u64 {
     loop {
         for endpoint in &endpoints {
-            if let Ok(Ok(Ok(view))) = timeout(ANSWER_MAX, change_members(endpoint, change.clone())).await {
+            if let Ok(Ok(Ok(view))) = timeout(ANSWER_MAX, change_members(endpoint, None, change.clone())).await {
                 return view;
             }
-            let status = timeout(ANSWER_MAX, member_status(endpoint)).await;
+            let status = timeout(ANSWER_MAX, member_status(endpoint, None)).await;
             if let Ok(Ok(status)) = status
                 && let Some(view) = status.view.filter(|_| status.serving)
                 && is_made(&change, &numbers(&view))

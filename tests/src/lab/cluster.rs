@@ -317,7 +317,7 @@ impl Cluster {
     /// A member's own account.
     pub async fn status(&self, id: u64) -> Option<MemberStatus> {
         let endpoint = self.endpoint(id);
-        timeout(STATUS_TIMEOUT, lock_client::member_status(&endpoint)).await.ok()?.ok()
+        timeout(STATUS_TIMEOUT, lock_client::member_status(&endpoint, None)).await.ok()?.ok()
     }
 
     /// How a member ended that was not stopped through [`Cluster::stop`]; it can be started again.
