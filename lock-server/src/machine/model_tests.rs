@@ -3,6 +3,7 @@
 mod deaths;
 mod model;
 mod parts;
+mod queues;
 mod run;
 
 use lock_protocol::Mode;
