@@ -73,6 +73,7 @@ mod fenced;
 mod guard;
 mod lease;
 mod lock_session;
+mod members;
 pub mod mutant;
 mod opening;
 mod outbox;
@@ -89,7 +90,7 @@ mod table;
 mod threads;
 
 pub use backup::{BackupFailure, fetch_backup};
-pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT, change_members, member_activity, member_kept, member_status};
+pub use client::{LOCKS_MAX, Lock, LockClient, TRY_WAIT};
 pub use connect::Builder;
 pub use error::{AcquireError, CloseError, ConnectError, FlushError, QueryError, RecoveryError, Tried, UpgradeError};
 pub use fenced::{FencedStore, StaleToken};
@@ -100,5 +101,6 @@ pub use lock_protocol::{
     LockSetError, MemberChange, MemberStatus, Mode, NameError, Query, Recoverer, Recovering, RecoveryToken, Refusal,
     Role, SessionId, ViewMember, ViewSummary, Waiter, lease_margin,
 };
+pub use members::{change_members, member_activity, member_kept, member_status};
 pub use releaser::Revocation;
 pub use wire::{Endpoint, EndpointError, Tls, TlsError, TlsFiles};
