@@ -98,7 +98,7 @@ async fn a_client_that_knows_only_a_backup_follows_the_hint_and_follows_the_prim
 }
 
 #[tokio::test]
-async fn a_request_whose_answer_was_lost_is_executed_once() {
+async fn requirement_3_a_request_whose_answer_was_lost_is_executed_once() {
     let cluster = Cluster::start(2);
     let client = connect(&cluster, 10_000).await;
     for round in 0..5 {
@@ -165,7 +165,7 @@ async fn m10_a_lease_that_runs_out_ends_guards_for_good_and_a_later_answer_resum
 }
 
 #[tokio::test]
-async fn a_session_that_the_server_ended_is_lost_with_its_guards_and_waiters() {
+async fn requirement_2_a_session_that_the_server_ended_is_lost_with_its_guards_and_waiters() {
     let cluster = Cluster::start(1);
     let client = connect(&cluster, 600).await;
     let other = connect(&cluster, 600).await;
@@ -201,7 +201,7 @@ async fn a_session_that_ended_while_its_client_was_cut_off_is_lost_although_no_c
 }
 
 #[tokio::test]
-async fn a_failed_connect_names_each_server_and_what_it_answered() {
+async fn requirement_13_a_failed_connect_names_each_server_and_what_it_answered() {
     let cluster = Cluster::start(2);
     cluster.control.set_primary(9);
     let mut addresses = cluster.addresses();
@@ -269,7 +269,7 @@ async fn the_last_handle_of_a_client_closes_its_session_once_the_last_guard_is_g
 }
 
 #[tokio::test]
-async fn a_cache_over_its_limit_gives_back_what_was_idle_the_longest() {
+async fn requirement_14_a_cache_over_its_limit_gives_back_what_was_idle_the_longest() {
     let cluster = Cluster::start(1);
     let builder = LockClient::builder(cluster.addresses()).cache(10, Duration::from_secs(3600));
     let client = builder.lease(Duration::from_secs(1)).connect().await.expect("a session");

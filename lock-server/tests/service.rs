@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::{Client, Cluster, acquire, context, dial, run, token};
-use lock_protocol::{ForceRelease, ForcedTenure, Notice, Outcome, Query, Refusal, Role};
+use lock_protocol::{Command, ForceRelease, ForcedTenure, LockName, Mode, Notice, Outcome, Query, Refusal, Role};
 use wire::Hello;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -64,7 +64,7 @@ fn a_tenure_that_is_ended_by_force_passes_on_when_its_holder_confirms() {
 }
 
 #[test]
-fn a_dead_sessions_lock_is_free_after_its_lease_and_not_before() {
+fn requirement_7_a_dead_sessions_lock_is_free_after_its_lease_and_not_before() {
     run(async {
         let cluster = Cluster::start(3).await;
         let lease = Duration::from_secs(1);
@@ -94,6 +94,34 @@ fn a_dead_sessions_lock_is_free_after_its_lease_and_not_before() {
         assert!(second > first);
         assert_eq!(dead.keep_alive().await, Err(Refusal::SessionGone));
         assert_eq!(dead.acquire("orders/2").await, Outcome::SessionGone);
+    });
+}
+
+#[test]
+fn requirement_8_waiters_are_served_in_their_order_and_a_release_wakes_the_next_or_the_next_readers() {
+    run(async {
+        let cluster = Cluster::start(3).await;
+        let shared = || Command::Acquire { name: LockName::new("orders/1").expect("a name"), mode: Mode::Shared };
+        let mut holder = Client::open_with_callback(&cluster, LONG).await;
+        let held = token(&holder.acquire("orders/1").await);
+        let mut waiters = Vec::new();
+        for wish in [acquire("orders/1"), shared(), shared(), acquire("orders/1")] {
+            let mut waiter = Client::open_with_callback(&cluster, LONG).await;
+            assert_eq!(waiter.ask(wish.clone()).await, Outcome::Queued);
+            waiters.push((waiter, wish));
+        }
+        let [(writer, _), (reader, _), (other, _), (last, wish)] = &mut waiters[..] else { panic!("four wait") };
+        assert_eq!(holder.release("orders/1", held).await, Outcome::Released { requeued: None });
+        let first = writer.hears_grant("orders/1").await;
+        assert_eq!(reader.repeat(shared()).await, Outcome::Queued);
+        assert_eq!(writer.release("orders/1", first).await, Outcome::Released { requeued: None });
+        let [one, two] = [reader.hears_grant("orders/1").await, other.hears_grant("orders/1").await];
+        assert!(one == two && one > first, "both readers, in one step");
+        assert_eq!(last.repeat(wish.clone()).await, Outcome::Queued);
+        assert_eq!(reader.release("orders/1", one).await, Outcome::Released { requeued: None });
+        assert_eq!(last.repeat(wish.clone()).await, Outcome::Queued);
+        assert_eq!(other.release("orders/1", two).await, Outcome::Released { requeued: None });
+        assert!(last.hears_grant("orders/1").await > two);
     });
 }
 

@@ -185,7 +185,7 @@ fn a_lock_in_use_elsewhere_is_not_had_in_time_and_its_holder_is_named() {
 }
 
 #[test]
-fn a_run_that_waits_goes_on_when_the_lock_is_free_and_leaves_the_queue_when_it_is_ended() {
+fn requirement_4_a_run_that_waits_leaves_the_queue_when_it_is_ended_and_goes_on_when_the_lock_is_free() {
     let cluster = Cluster::start(1);
     let (client, guard) = held_elsewhere(&cluster, "l");
     let mut ended = lockctl(&endpoints(&cluster), &["run", "l", "--", "true"]).spawn().expect("it starts");
@@ -239,7 +239,7 @@ fn a_hang_up_that_was_ignored_at_the_start_stays_ignored_in_the_command() {
 }
 
 #[test]
-fn what_the_command_leaves_running_ends_before_the_lock_is_given_back() {
+fn requirement_10_what_the_command_leaves_running_ends_before_the_lock_is_given_back() {
     let cluster = Cluster::start(1);
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("pid");
@@ -303,7 +303,7 @@ fn a_command_dies_with_a_lockctl_that_is_killed() {
 }
 
 #[test]
-fn a_tenure_is_ended_by_force_with_its_token_and_not_with_another() {
+fn requirement_11_a_tenure_is_ended_by_force_with_its_token_and_not_with_another() {
     let cluster = Cluster::start(1);
     let (_client, guard) = held_elsewhere(&cluster, "orders");
     let (endpoints, token) = (endpoints(&cluster), guard.token().0);

@@ -93,7 +93,7 @@ fn a_cluster_that_dies_between_accept_and_decide_goes_on() {
 }
 
 #[test]
-fn a_partitioned_primary_answers_nothing_and_the_others_go_on_until_it_is_healed() {
+fn requirement_6_a_partitioned_primary_answers_nothing_and_the_others_go_on_until_it_is_healed() {
     let dir = tempfile::tempdir().expect("a directory");
     run(async {
         let mut cluster = Cluster::start(dir.path(), 3).await;

@@ -1,8 +1,9 @@
 //! The listening socket: each connection's hello is read, and answered with a welcome or a sentence.
 //!
 //! Why it is right: a connection costs one slot of a bounded number from the moment it is accepted, and says what it is for within
-//! [`wire::HELLO_TIMEOUT`], or twice that with TLS, of which nothing is read before the caller's certificate was taken. Members are never turned away for a crowd of clients. A task of a connection that fails an assertion
-//! (tarpc's does at a deadline that lies years ahead) takes only its own connection with it.
+//! [`wire::HELLO_TIMEOUT`], or twice that with TLS, of which nothing is read before the caller's certificate was taken. Members are never
+//! turned away for a crowd of clients. A task of a connection that fails an assertion (tarpc's does at a deadline that lies years ahead)
+//! takes only its own connection with it.
 
 mod calls;
 mod service;

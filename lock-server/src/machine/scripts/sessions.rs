@@ -118,7 +118,7 @@ fn a_dead_exclusive_waiter_at_the_head_does_not_stop_a_shared_acquire() {
 }
 
 #[test]
-fn a_mass_expiry_is_swept_a_thousand_steps_at_a_time_and_each_lock_passes_on_in_its_step() {
+fn requirement_5_a_mass_expiry_is_swept_a_thousand_steps_at_a_time_and_each_lock_passes_on_in_its_step() {
     let mut script = Script::new();
     let [dying, heir] = [script.open(1, 500), script.open(2, 60_000)];
     for lock in 0..2_500 {
