@@ -54,11 +54,12 @@ impl<M: StateMachine> Replica<M> {
 
     /// Whether an entry of another member may come into the log. An eighth of the room is left for the end of the medium's ring,
     /// where a frame that does not fit leaves a gap, for marks, and for the own barrier. Room comes with a snapshot: where none can be taken,
-    /// as after a restart, when nothing is known to be committed, what comes may be what that waits for.
+    /// as after a restart, when nothing is known to be committed, what comes may be what that waits for (a barrier, say), and a part of
+    /// what is left is for that.
     fn takes(&self, entry: &Entry) -> bool {
-        let fits = self.log.bytes() + entry.size_bytes() <= self.settings.log_capacity_bytes / 8 * 7;
+        let (used_bytes, room_bytes) = (self.log.bytes() + entry.size_bytes(), self.settings.log_capacity_bytes);
         let is_room_coming = self.snapshot_under_way.is_some() || self.is_snapshot_due() || self.is_witness();
-        fits || !is_room_coming
+        used_bytes <= room_bytes / 8 * 7 || (!is_room_coming && used_bytes <= room_bytes / 32 * 29)
     }
 
     /// A bound on a batch or message, for a small log: no member's log may grow by much at once.
@@ -188,6 +189,9 @@ impl<M: StateMachine> Replica<M> {
             let have = self.log.floor(previous).unwrap_or_default();
             return self.send(from, Message::Mismatch { view, refused: previous, have }, out);
         }
+        // What is committed of the log as it is, first: a full log has a snapshot taken of it, rather than to grow.
+        self.verified = self.verified.max(previous.min(self.log.last()));
+        self.learn_commit(commit, out);
         let Some(reached) = self.take_entries(previous, &entries, out) else { return };
         self.verified = self.verified.max(reached);
         self.learn_commit(commit, out);
