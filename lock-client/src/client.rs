@@ -23,7 +23,7 @@ use crate::fate::{SessionEvent, Stage};
 use crate::guard::LockGuard;
 use crate::members::member_status;
 use crate::releaser::Revocation;
-use crate::sets;
+use crate::sets::{self, Cells};
 use crate::shared::Shared;
 
 /// How long [`LockClient::try_acquire`] waits: a lock that is idle in another client's cache comes within it, so "none" means
@@ -181,10 +181,7 @@ impl LockClient {
         taken.unwrap_or_else(|| Err(timed_out(shared, timeout)))
     }
 
-    fn cells(
-        &self,
-        locks: impl IntoIterator<Item = (impl AsRef<str>, Mode)>,
-    ) -> Result<Arc<[(Arc<Cell>, Mode)]>, AcquireError> {
+    fn cells(&self, locks: impl IntoIterator<Item = (impl AsRef<str>, Mode)>) -> Result<Cells, AcquireError> {
         let named = locks.into_iter().map(|(name, mode)| Ok((LockName::new(name)?, mode)));
         let set = LockSet::new(named.collect::<Result<Vec<_>, AcquireError>>()?)?;
         set.iter().map(|(name, mode)| Ok((self.cell(name.as_str())?, mode))).collect()

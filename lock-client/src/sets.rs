@@ -18,7 +18,8 @@ use crate::guard::LockGuard;
 use crate::shared::Shared;
 use crate::sync::Mutex;
 
-type Cells = Arc<[(Arc<Cell>, Mode)]>;
+/// The cells of a set, by name.
+pub(crate) type Cells = Arc<[(Arc<Cell>, Mode)]>;
 type Answer = Receiver<Result<LockGuard, AcquireError>>;
 
 /// The sets that users wait for.

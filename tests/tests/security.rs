@@ -1,5 +1,7 @@
 //! Mutual TLS on real server processes: who is served, who is refused, and that nobody else is harmed by it.
 
+#![expect(clippy::disallowed_methods, reason = "certificates live in real time; the bans are for the simulator")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};

@@ -109,19 +109,28 @@ fn a_volatile_member_that_forgets_and_keeps_its_name_is_caught() {
 #[cfg(feature = "mutants")]
 #[test]
 fn every_known_bug_is_caught() {
+    use std::sync::Mutex;
+
     use plumeria_tests::simulator::{Known, mutants};
 
     const PATIENCE_SEEDS: u64 = 3_000;
-    let escaped: Vec<&str> = mutants()
-        .into_iter()
-        .filter_map(|Known { name, workload, .. }| {
-            let options = Options { mutant: Some(name.to_owned()), workload, ..Options::default() };
-            let caught = (1..=PATIENCE_SEEDS).find_map(|seed| Some((seed, run(seed, &options).failure?)));
-            if let Some((seed, violation)) = &caught {
-                println!("{name}: caught by seed {seed}: {}", violation.rule);
-            }
-            caught.is_none().then_some(name)
-        })
-        .collect();
+    let known = Mutex::new(mutants().into_iter());
+    let escaped = Mutex::new(Vec::new());
+    // A bug is put into the cores of one thread only.
+    std::thread::scope(|threads| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            threads.spawn(|| {
+                let next = || known.lock().expect("a thread that panics fails the test").next();
+                while let Some(Known { name, workload, .. }) = next() {
+                    let options = Options { mutant: Some(name.to_owned()), workload, ..Options::default() };
+                    match (1..=PATIENCE_SEEDS).find_map(|seed| Some((seed, run(seed, &options).failure?))) {
+                        Some((seed, violation)) => println!("{name}: caught by seed {seed}: {}", violation.rule),
+                        None => escaped.lock().expect("a thread that panics fails the test").push(name),
+                    }
+                }
+            });
+        }
+    });
+    let escaped = escaped.into_inner().expect("a thread that panics fails the test");
     assert_eq!(escaped, Vec::<&str>::new(), "known bugs that no seed has caught");
 }

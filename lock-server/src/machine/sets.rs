@@ -116,19 +116,18 @@ impl Table {
 
     /// Finds the sets again in the queues of a snapshot, and checks that they can be none but those that wait.
     pub(super) fn derive_sets(&mut self) -> Result<(), &'static str> {
-        let mut found: BTreeMap<u64, (SessionId, RequestNumber, Vec<(LockName, Mode)>)> = BTreeMap::new();
+        let mut found: BTreeMap<u64, (Waiter, Vec<(LockName, Mode)>)> = BTreeMap::new();
         for (name, lock) in self.locks.iter() {
             let queue = lock.queue().into_iter().flat_map(Queue::iter);
             for (place, waiter) in queue.filter(|(_, waiter)| waiter.is_set) {
-                let new = || (waiter.session, waiter.acquire, Vec::new());
-                let (session, acquire, locks) = found.entry(place).or_insert_with(new);
-                if (*session, *acquire) != (waiter.session, waiter.acquire) {
+                let (first, locks) = found.entry(place).or_insert_with(|| (*waiter, Vec::new()));
+                if (first.session, first.acquire) != (waiter.session, waiter.acquire) {
                     return Err("one place in two queues is two sessions'");
                 }
                 locks.push((name.clone(), waiter.mode));
             }
         }
-        for (place, (.., locks)) in found {
+        for (place, (_, locks)) in found {
             let set = LockSet::try_from(locks).map_err(|_| "a set has too many locks")?;
             self.sets.0.insert(place, set);
         }
