@@ -9,17 +9,18 @@
 
 mod effect;
 mod held;
+mod sets;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lock_protocol::{
-    FencingToken, LockName, LockSet, Mode, Notice, Outcome, RecoveryAnswer, RecoveryReport, RecoveryToken, Refusal,
-    Renewed, Request, SessionId, Submission,
+    FencingToken, LockName, Mode, Notice, Outcome, RecoveryAnswer, RecoveryReport, RecoveryToken, Refusal, Renewed,
+    Request, SessionId, Submission,
 };
 use wire::Endpoint;
 
-use crate::cache::{CachedLock, Grant, SetId, Upgrade, WaiterId};
+use crate::cache::{CachedLock, Grant, Upgrade, WaiterId};
 use crate::clock::Clocks;
 use crate::error::AcquireError;
 use crate::exchange::{Departure, Exchange};
@@ -107,42 +108,13 @@ impl<W> LockSession<W> {
         waits.map(Acquired::Waits).ok_or(AcquireError::Closed)
     }
 
-    /// A local user wants several locks at once: a waiter for each, in the order of names. Each is served by an effect, all by one op.
-    ///
-    /// # Errors
-    /// The session is over or being closed, or too many wait.
-    pub fn acquire_all(
-        &mut self,
-        now: Clocks,
-        set: &LockSet,
-        mut waiter: impl FnMut(&LockName) -> W,
-    ) -> Result<Vec<WaiterId>, AcquireError> {
-        self.begin(now);
-        if let Some(error) = ending(self.held.stage) {
-            return Err(error);
-        }
-        if self.held.waiters + set.len() > WAITERS_MAX {
-            return Err(AcquireError::Limit(format!("{WAITERS_MAX} users of this client wait already")));
-        }
-        self.held.waiters += set.len();
-        let id = SetId(self.next_set);
-        self.next_set += 1;
-        self.held.sets.insert(id, set.clone());
-        let mut joined = Vec::new();
-        for (name, mode) in set.iter() {
-            let waiter = waiter(name);
-            joined.extend(self.held.step(name, true, |lock, step| lock.join(id, mode, waiter, step)));
-        }
-        self.finish(now);
-        Ok(joined)
-    }
-
     /// A waiter withdraws its wish; false where it was served or failed already.
     pub fn leave(&mut self, now: Clocks, name: &LockName, waiter: WaiterId) -> bool {
         self.begin(now);
         if self.held.stage.is_over() {
             return false;
         }
+        self.held.forget_set_of(name, waiter);
         let left = self.held.step(name, false, |lock, step| lock.leave(waiter, step)).unwrap_or(false);
         self.held.waiters -= usize::from(left);
         self.finish(now);

@@ -24,6 +24,11 @@ impl<W> CachedLock<W> {
         id
     }
 
+    /// The set as one of which this waiter waits.
+    pub fn set_of(&self, waiter: WaiterId) -> Option<SetId> {
+        self.waiters.iter().find(|other| other.id == waiter)?.set
+    }
+
     /// Whether the set has its turn here, and the client has nothing of the lock and asks for nothing.
     pub fn is_gathered(&self, set: SetId) -> bool {
         self.state == State::Gathering { set }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lock_protocol::{Command, DeadSession, LockName, LockSet};
+use lock_protocol::{DeadSession, LockName, LockSet};
 
 use super::{SessionEffect, ending};
 use crate::cache::{CachedLock, Effect, SetId, Step};
@@ -45,20 +45,6 @@ impl<W> Held<W> {
         let idle = idle.map(|lock| (lock.last_used_ns(), lock.name().clone())).collect();
         for name in limits.overdue(idle, self.locks.len(), self.now_ns) {
             self.step(&name, false, |lock, step| lock.evict(step));
-        }
-    }
-
-    /// A set has its turn at one of its locks: when it has it at all of them, it is asked for.
-    fn on_ready(&mut self, set: SetId) {
-        let Some(locks) = self.sets.get(&set) else { return };
-        let is_gathered = |name| self.locks.get(name).is_some_and(|lock| lock.is_gathered(set));
-        if locks.iter().all(|(name, _)| is_gathered(name))
-            && let Some(locks) = self.sets.remove(&set)
-        {
-            let number = self.outbox.send(Command::AcquireAll { set: locks.clone() });
-            for (name, _) in locks.iter() {
-                self.step(name, false, |lock, _| lock.asked(set, number));
-            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! A session event by event. Tests that begin with an M number are the client's part of that scenario of the protocol review.
 
-use lock_protocol::{Command, Opened, RequestNumber};
+use lock_protocol::{Command, LockSet, Opened, RequestNumber};
 
 use super::*;
 use crate::fate::SessionEvent;
@@ -400,4 +400,44 @@ fn a_busy_server_is_asked_again_after_a_pause_and_not_before() {
     script.run(25);
     assert_eq!(script.submitted()[0].1, requests);
     assert_eq!(script.link(), link);
+}
+
+impl Script {
+    /// 'b' and 'c' stand for one user who wants this lock and another one.
+    fn acquire_both(&mut self) -> Vec<WaiterId> {
+        let other = LockName::new("orders/43").expect("a name");
+        let both = LockSet::new([(name(), Exclusive), (other, Shared)]).expect("two locks");
+        let waiter = |lock: &LockName| if *lock == name() { 'b' } else { 'c' };
+        self.step(|session, now| session.acquire_all(now, &both, waiter)).expect("the session is open")
+    }
+}
+
+#[test]
+fn a_set_is_asked_for_when_the_last_of_its_locks_is_given_back_and_served_by_one_answer() {
+    let (mut script, grant) = Script::in_use(3);
+    script.acquire_both();
+    assert!(script.submitted().is_empty(), "one of them is in use");
+    script.end(grant);
+    script.step(|session, now| session.on_flushed(now, &name(), grant.token));
+    let (batch, requests) = script.submitted().pop().expect("the release");
+    assert_eq!(requests[0].1, "release 3");
+    script.answer(batch, Outcome::Released { requeued: None });
+    let (batch, requests) = script.submitted().pop().expect("the set");
+    assert_eq!(requests[0].1, "acquire 2");
+    script.answer(batch, granted(9));
+    let served: Vec<(char, u64)> = script.served().into_iter().map(|(waiter, grant)| (waiter, grant.token.0)).collect();
+    assert_eq!((served, script.session.waiters()), (vec![('b', 9), ('c', 9)], 0));
+}
+
+#[test]
+fn a_set_that_is_left_before_it_was_asked_for_is_not_asked_for() {
+    let (mut script, grant) = Script::in_use(3);
+    let waiters = script.acquire_both();
+    let names = [name(), LockName::new("orders/43").expect("a name")];
+    for (lock, waiter) in names.iter().zip(waiters) {
+        assert!(script.step(|session, now| session.leave(now, lock, waiter)));
+    }
+    script.end(grant);
+    assert!(script.submitted().is_empty());
+    assert_eq!((script.session.held.sets.len(), script.session.waiters()), (0, 0));
 }

@@ -10,6 +10,7 @@
 //! work and no lock is looked at twice. When nothing keeps the locks any longer the session is swept a second time, and they go.
 
 use lock_protocol::{Answer, KeptLocks, LockName, Mode, PAGE_MAX_ENTRIES, SessionEnd, SessionId};
+use serde::{Deserialize, Serialize};
 
 use super::Machine;
 use super::op::Reply;
@@ -17,8 +18,8 @@ use super::recovery::Recovery;
 use super::sessions::{Ending, Session};
 use super::time::ServiceTime;
 
-/// Why a dead session's exclusive locks are still held.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a dead session's exclusive locks are still held. Its bytes stand in snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
     /// Its lock delay ends then, service time, µs.
     pub(super) until_us: u64,
@@ -29,7 +30,7 @@ pub(super) struct Kept {
 }
 
 /// How far the sweep has come in the names that a dead session holds. What it has passed over is exclusive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Swept {
     Nothing,
     /// This name is the last that it passed over.

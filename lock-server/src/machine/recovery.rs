@@ -21,6 +21,7 @@ use lock_protocol::{
     DeadSession, GroupName, Notice, RECOVERIES_MAX, RECOVERY_TIMEOUT, Recoverer, Recovering, RecoveryAnswer,
     RecoveryReport, RecoveryStep, RecoveryToken, SessionId,
 };
+use serde::{Deserialize, Serialize};
 
 use super::Machine;
 use super::effects::Effect;
@@ -30,8 +31,8 @@ use super::sweep::SWEEP_MAX_STEPS;
 use super::time::ServiceTime;
 use crate::mutant::Mutant;
 
-/// A recovery that is not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A recovery that is not done. Its bytes stand in snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Recovery {
     /// The sessions of the group up to this one were tried in this round.
     pub(super) tried: SessionId,
@@ -39,7 +40,7 @@ pub(super) struct Recovery {
 }
 
 /// Whose turn it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Turn {
     /// Nobody's. Where there are live sessions that have declined, the next round begins at this service time, µs.
     Vacant { again_us: Option<u64> },

@@ -26,8 +26,8 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use lock_protocol::{
-    ClientIdentity, FencingToken, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockName, Mode, RecoveryToken, RequestNumber,
-    SessionId, SessionOptions,
+    ClientIdentity, FencingToken, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockName, Mode, RequestNumber, SessionId,
+    SessionOptions,
 };
 use rsm::SnapshotPart;
 use serde::de::DeserializeOwned;
@@ -36,11 +36,11 @@ use serde::{Deserialize, Serialize};
 use super::Machine;
 use super::effects::Effects;
 use super::force::{FORCED_MAX, Forced};
-use super::kept::{Kept, Swept};
+use super::kept::Kept;
 use super::limits::Limits;
 use super::lock::{Lock, Many, Tenure};
 use super::queue::{Queue, Waiter};
-use super::recovery::{Recovery, Turn};
+use super::recovery::Turn;
 use super::restored::{may_wait, take_wait};
 use super::running_hash::RunningHash;
 use super::sessions::{Session, Sessions};
@@ -88,33 +88,7 @@ struct SessionRecord {
     done: Vec<(RequestNumber, Done)>,
     forced: Vec<ForcedRecord>,
     options: SessionOptions,
-    kept: Option<KeptRecord>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct KeptRecord {
-    until_us: u64,
-    recovery: Option<RecoveryRecord>,
-    swept: SweptRecord,
-}
-
-#[derive(Serialize, Deserialize)]
-struct RecoveryRecord {
-    tried: SessionId,
-    turn: TurnRecord,
-}
-
-#[derive(Serialize, Deserialize)]
-enum TurnRecord {
-    Vacant { again_us: Option<u64> },
-    Assigned { to: SessionId, token: RecoveryToken, until_us: u64 },
-}
-
-#[derive(Serialize, Deserialize)]
-enum SweptRecord {
-    Nothing,
-    UpTo(LockName),
-    All,
+    kept: Option<Kept>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -315,7 +289,7 @@ impl SessionRecord {
             done: session.window.iter().map(|(number, done)| (number, done.clone())).collect(),
             forced: session.forced.iter().map(ForcedRecord::of).collect(),
             options: session.options.clone(),
-            kept: session.kept.as_ref().map(KeptRecord::of),
+            kept: session.kept.clone(),
         }
     }
 
@@ -344,7 +318,7 @@ impl SessionRecord {
             dead: self.dead,
             identity: self.identity,
             options: self.options,
-            kept: self.kept.map(KeptRecord::kept),
+            kept: self.kept,
             window,
             changed: self.changed,
             held: BTreeSet::new(),
@@ -410,44 +384,6 @@ impl LockRecord {
         let mut lock = Lock::Many(Box::new(Many { holders, queue, changed: self.changed }));
         lock.compact();
         Ok((self.name, lock))
-    }
-}
-
-impl KeptRecord {
-    fn of(kept: &Kept) -> KeptRecord {
-        let swept = match &kept.swept {
-            Swept::Nothing => SweptRecord::Nothing,
-            Swept::UpTo(name) => SweptRecord::UpTo(name.clone()),
-            Swept::All => SweptRecord::All,
-        };
-        KeptRecord { until_us: kept.until_us, recovery: kept.recovery.map(RecoveryRecord::of), swept }
-    }
-
-    fn kept(self) -> Kept {
-        let swept = match self.swept {
-            SweptRecord::Nothing => Swept::Nothing,
-            SweptRecord::UpTo(name) => Swept::UpTo(name),
-            SweptRecord::All => Swept::All,
-        };
-        Kept { until_us: self.until_us, recovery: self.recovery.map(RecoveryRecord::recovery), swept }
-    }
-}
-
-impl RecoveryRecord {
-    fn of(recovery: Recovery) -> RecoveryRecord {
-        let turn = match recovery.turn {
-            Turn::Vacant { again_us } => TurnRecord::Vacant { again_us },
-            Turn::Assigned { to, token, until_us } => TurnRecord::Assigned { to, token, until_us },
-        };
-        RecoveryRecord { tried: recovery.tried, turn }
-    }
-
-    fn recovery(self) -> Recovery {
-        let turn = match self.turn {
-            TurnRecord::Vacant { again_us } => Turn::Vacant { again_us },
-            TurnRecord::Assigned { to, token, until_us } => Turn::Assigned { to, token, until_us },
-        };
-        Recovery { tried: self.tried, turn }
     }
 }
 

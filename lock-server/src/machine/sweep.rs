@@ -10,7 +10,7 @@ use super::op::Reply;
 use super::sessions::Ending;
 use super::{Machine, table::Around};
 
-/// The most locks freed, places left and sessions forgotten by one op.
+/// The most locks freed, places left and sessions forgotten by one op; all places of a set count as one.
 pub const SWEEP_MAX_STEPS: usize = 1000;
 
 impl Machine {

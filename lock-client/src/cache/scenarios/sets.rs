@@ -33,6 +33,17 @@ fn asked(client: &mut Script, set: u64) -> u64 {
     number.0
 }
 
+/// User 'a' has asked for a set, 'b' waits behind it, and the request came to this.
+fn answered(outcome: Outcome) -> Script {
+    let mut client = Script::new();
+    join(&mut client, 1, 'a');
+    let number = asked(&mut client, 1);
+    client.wait('b', Shared);
+    client.sent();
+    client.outcome(number, outcome);
+    client
+}
+
 #[test]
 fn a_set_asks_for_nothing_by_itself_and_is_served_by_the_tenure_that_it_asked_for() {
     let mut client = Script::new();
@@ -64,13 +75,7 @@ fn a_cached_lock_is_given_back_before_a_set_has_its_turn() {
 
 #[test]
 fn a_set_whose_place_is_gone_is_dissolved_and_the_next_one_has_its_turn() {
-    let mut client = Script::new();
-    join(&mut client, 1, 'a');
-    let number = asked(&mut client, 1);
-    client.wait('b', Shared);
-    client.sent();
-    client.effects.clear();
-    client.outcome(number, Outcome::Gone);
+    let mut client = answered(Outcome::Gone);
     assert!(matches!(client.effects.as_slice(), [Effect::Dissolve { waiter: 'a' }]), "{:?}", client.effects);
     assert_eq!(client.sent_one().1, "acquire shared");
 }
@@ -111,13 +116,7 @@ fn a_granted_set_that_is_wanted_elsewhere_is_used_first() {
 
 #[test]
 fn a_set_that_a_limit_refuses_takes_nobody_else_with_it() {
-    let mut client = Script::new();
-    join(&mut client, 1, 'a');
-    let number = asked(&mut client, 1);
-    client.wait('b', Shared);
-    client.sent();
-    client.effects.clear();
-    client.outcome(number, Outcome::LimitReached { limit: "x".into() });
+    let mut client = answered(Outcome::LimitReached { limit: "x".into() });
     assert!(matches!(client.effects.as_slice(), [Effect::Refuse { waiter: 'a', .. }]), "{:?}", client.effects);
     assert_eq!(client.sent_one().1, "acquire shared");
 }
