@@ -6,7 +6,7 @@
 //! was, and the older slot would bring back a promise that had been replaced. The witness line therefore carries the newest sequence number
 //! that was certainly durable; a lower one is damage, never an older truth.
 
-use crate::layout::{CONTROL_BYTES, CONTROLS, LINE, checksum, id_at, put, u32_at, u64_at};
+use crate::layout::{CONTROL_BYTES, CONTROLS, COUNT_END, checksum, id_at, is_possible_position, put, u32_at, u64_at};
 use crate::medium::Medium;
 use crate::mutation::{self, Mutation};
 use crate::snapshot::Stored;
@@ -129,7 +129,6 @@ impl Record {
         }
         let flags = u32_at(bytes, 20);
         let word = |index: usize| u64_at(bytes, 48 + 8 * index);
-        // No store can get as far as this, and arithmetic on what passed cannot overflow.
         let start = |at: usize| {
             let word = |index: usize| u64_at(bytes, at + 8 * index);
             Head { position: word(0), op: word(1), view: word(2), previous: word(3) as u32 }
@@ -140,11 +139,15 @@ impl Record {
             Bridge { from: word(0), to: word(1), previous: word(2) as u32 }
         };
         let bridges: Vec<Bridge> = (0..BRIDGES_MAX).map(bridge).take_while(|bridge| bridge.from < bridge.to).collect();
+        let snapshots = [Stored::decode(&bytes[136..184]), Stored::decode(&bytes[184..232])];
         let positions = [word(0), word(1), word(5), starts[0].position, starts[1].position];
         let ends = bridges.iter().flat_map(|bridge| [bridge.from, bridge.to]);
         let ops = [word(2), word(6), word(7), word(8), starts[0].op, starts[1].op];
-        let is_impossible = |at: u64| at >= 1 << 62 || !at.is_multiple_of(LINE);
-        if positions.into_iter().chain(ends).any(is_impossible) || ops.contains(&u64::MAX) {
+        let ops = ops.into_iter().chain(snapshots.iter().flatten().map(|stored| stored.meta.op));
+        let counts = snapshots.iter().flatten().map(|stored| stored.generation).chain([u64_at(bytes, 8)]);
+        let is_out_of_reach = positions.into_iter().chain(ends).any(|at| !is_possible_position(at))
+            || counts.into_iter().any(|count| count >= COUNT_END);
+        if is_out_of_reach || ops.into_iter().any(|op| op == u64::MAX) {
             return None;
         }
         Some(Record {
@@ -158,7 +161,7 @@ impl Record {
             lost: (word(7), word(8)),
             boot_id: id_at(bytes, 120),
             witness_sync: flags & WITNESS_SYNC != 0,
-            snapshots: [Stored::decode(&bytes[136..184]), Stored::decode(&bytes[184..232])],
+            snapshots,
             starts,
             bridges,
             blob: (flags & HAS_BLOB != 0).then(|| bytes[HEADER..].to_vec()),

@@ -28,6 +28,8 @@ pub(crate) const RING_MIN: u64 = 16 << 10;
 pub(crate) const RING_MAX: u64 = 64 << 30;
 /// Largest frame, in bytes, whatever the ring: bounds what a reader holds of one frame.
 pub(crate) const FRAME_MAX: u64 = 64 << 20;
+/// No store counts as far as this, bytes or anything else: arithmetic on what lies below cannot overflow.
+pub(crate) const COUNT_END: u64 = 1 << 62;
 
 const _: () = assert!(CONTROLS[1][1] + CONTROL_BYTES <= FIXED_END);
 const _: () = assert!(CONTROLS[0][0] + CONTROL_BYTES <= CONTROLS[1][0]);
@@ -71,6 +73,11 @@ impl Geometry {
     pub(crate) fn frame_max(&self) -> u64 {
         (self.ring_bytes / 4).min(FRAME_MAX)
     }
+}
+
+/// Whether a log can have come to this position.
+pub(crate) fn is_possible_position(position: u64) -> bool {
+    position < COUNT_END && position.is_multiple_of(LINE)
 }
 
 /// A checksum that only this store's own bytes can have: the salt is random, from the superblock.

@@ -120,7 +120,7 @@ fn scan<M: Medium>(
     options: &Options,
 ) -> Result<Scan, Error> {
     let from_head = || Ring::new(superblock.geometry, salt, record.head);
-    let start = start(record);
+    let start = start(record, superblock);
     if let Some(start) = start.filter(|_| options.skip_covered) {
         let mut ring = from_head();
         ring.skip_to(start);
@@ -143,10 +143,11 @@ fn scan<M: Medium>(
     Ok(whole)
 }
 
-/// Where the newest snapshot lets reading begin, if that is in the log's live part.
-fn start(record: &Record) -> Option<Head> {
+/// Where the newest snapshot lets reading begin, if that is in the log's live part, which has no more than the ring.
+fn start(record: &Record, superblock: &Superblock) -> Option<Head> {
     let start = record.starts[record.newest_snapshot()?];
-    (start.position > record.head.position).then_some(start)
+    let beyond_head = start.position.checked_sub(record.head.position)?;
+    (1..=superblock.geometry.ring_bytes).contains(&beyond_head).then_some(start)
 }
 
 fn is_fresh(record: &Record, ring: &Ring, ending: &Ending) -> bool {

@@ -6,11 +6,13 @@
 //! different pages. At most one is ever unflushed, so the other one is whole.
 
 use crate::Error;
-use crate::layout::{WITNESSES, checksum, put, u32_at, u64_at};
+use crate::layout::{WITNESSES, checksum, is_possible_position, put, u32_at, u64_at};
 use crate::medium::Medium;
 use crate::mutation::{self, Mutation};
 
 const BYTES: usize = 64;
+/// Sets a line apart from a frame's header, which has its checksum in the same place, over as many bytes.
+const MARK: &[u8; 8] = b"WITNESS\n";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Line {
@@ -38,7 +40,8 @@ impl Lines {
         for (line, at) in found.iter_mut().zip(WITNESSES) {
             let mut bytes = [0; BYTES];
             medium.read(at, &mut bytes).map_err(Error::io("reading the witness line"))?;
-            *line = (u32_at(&bytes, 0) == checksum(salt, &bytes[4..])).then(|| Line {
+            let is_line = u32_at(&bytes, 0) == checksum(salt, &bytes[4..]) && &bytes[48..56] == MARK;
+            let read = is_line.then(|| Line {
                 sequence: u64_at(&bytes, 8),
                 epoch: u32_at(&bytes, 4),
                 durable_position: u64_at(&bytes, 16),
@@ -46,6 +49,8 @@ impl Lines {
                 control_sequence: u64_at(&bytes, 32),
                 reach: u64_at(&bytes, 40),
             });
+            let positions = |line: &Line| [line.durable_position, line.reach].into_iter().all(is_possible_position);
+            *line = read.filter(|line| positions(line) && line.durable_op < u64::MAX);
         }
         found.sort_by_key(|line: &Option<Line>| std::cmp::Reverse(line.map(|line| line.sequence)));
         Ok(Lines { found })
@@ -83,6 +88,7 @@ impl Line {
         put(&mut bytes, 24, &self.durable_op.to_le_bytes());
         put(&mut bytes, 32, &self.control_sequence.to_le_bytes());
         put(&mut bytes, 40, &self.reach.to_le_bytes());
+        put(&mut bytes, 48, MARK);
         let sum = checksum(salt, &bytes[4..]);
         put(&mut bytes, 0, &sum.to_le_bytes());
         medium.write(WITNESSES[(self.sequence & 1) as usize], &bytes).map_err(Error::io("writing the witness line"))

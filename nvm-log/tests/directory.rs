@@ -36,10 +36,12 @@ fn a_formatted_store_opens_fresh_and_then_with_all_that_was_flushed() {
     store.flush().expect("the medium is sound");
     store.write_snapshot(SnapshotMeta { view: 1, op: 1, tag: 6 }, &[3; 200_000]).expect("the medium is sound");
     store.append(&frame(3, b"never flushed")).expect("the medium is sound");
+    // Persistent memory that is mapped has what was stored there, flushed or not, as long as only the process ends.
+    let kept = if store.backend().starts_with("dax") { 3 } else { 2 };
     drop(store);
     let (_store, recovery) = Store::open(&dir, &file()).expect("it opens");
     assert_eq!(recovery.outcome, Outcome::Clean);
-    assert_eq!(recovery.frames, [frame(1, b"one"), frame(2, b"two")]);
+    assert_eq!(recovery.frames, [frame(1, b"one"), frame(2, b"two"), frame(3, b"never flushed")][..kept]);
     assert_eq!(recovery.control.as_deref(), Some(&b"vote"[..]));
     assert_eq!(recovery.identity.cluster, [8; 16]);
     assert_eq!(recovery.snapshot, Some((SnapshotMeta { view: 1, op: 1, tag: 6 }, vec![3; 200_000])));

@@ -4,12 +4,17 @@
 mod canvas;
 mod choices;
 mod damage;
+mod decoders;
 mod enumerator;
+mod forging;
+mod fuzz;
 mod model;
 mod outcomes;
+mod pages;
 mod random;
 mod repairs;
 mod run;
+mod truth;
 mod workloads;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
