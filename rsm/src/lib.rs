@@ -119,7 +119,7 @@ pub use message::{Envelope, Founding, Health, Message};
 pub use replica::Replica;
 #[cfg(any(test, feature = "model"))]
 pub use replica::timeless;
-pub use ring::{Guard, MemoryId, Ring, Word};
+pub use ring::{Guard, MemoryId, Ring, RingMember, RingOutput, Word};
 pub use shell::{
     Answer, Answers, Backend, BreakPoint, CopyAnswer, CopyRequest, Durability, FormatError, Handle, MemberService,
     Node, NodeSettings, PeerError, Snapshots, StartError, Statistics, highest_op, make_restored_store,

@@ -43,6 +43,12 @@ pub enum Mutant {
     BackupsNeverExecute,
     /// Section 7: a snapshot from another member is installed, and its state is not taken over.
     TransferForgets,
+    /// S14: a member acknowledges what its guard does not hold yet.
+    RingUnguarded,
+    /// S14: a guard's word of an older view counts in this one.
+    RingOldBound,
+    /// S14: the record names a memory that holds less than was acknowledged.
+    RingAnyRecord,
     /// Paxos: an acceptor answers before its promise or vote is stored.
     PaxosAnswersBeforePersist,
     /// Paxos: a member's number is enough to vote, whatever its incarnation.
@@ -100,6 +106,13 @@ pub const MORE_MUTANTS: [(&str, Mutant); 14] = [
     ("executes-alone", Mutant::ExecutesAlone),
     ("backups-never-execute", Mutant::BackupsNeverExecute),
     ("transfer-forgets", Mutant::TransferForgets),
+];
+
+/// Those of `ring`.
+pub const RING_MUTANTS: [(&str, Mutant); 3] = [
+    ("ring-unguarded", Mutant::RingUnguarded),
+    ("ring-old-bound", Mutant::RingOldBound),
+    ("ring-any-record", Mutant::RingAnyRecord),
 ];
 
 thread_local! {

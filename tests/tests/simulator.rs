@@ -92,6 +92,18 @@ fn members_whose_stores_survive_nothing_are_restarted_one_by_one_and_lose_nothin
     }
 }
 
+#[test]
+fn members_whose_hosts_forget_are_restored_by_their_guards_as_themselves() {
+    let mut counters = Counters::default();
+    for seed in VOLATILE_SEEDS {
+        let options = Options { durability: Some(Durability::Ring), ..Options::default() };
+        counters.merge(&expect_whole_with(seed, options).counters);
+    }
+    for name in ["memories lost", "members restored by their guard", "members that no guard restored"] {
+        assert!(counters.get(name) > 0, "never {name}");
+    }
+}
+
 /// The counter-example to recovery without a disk: a member that forgets its promise, and votes again under its old name,
 /// while the others restart.
 #[cfg(feature = "mutants")]
@@ -121,8 +133,8 @@ fn every_known_bug_is_caught() {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             threads.spawn(|| {
                 let next = || known.lock().expect("a thread that panics fails the test").next();
-                while let Some(Known { name, workload, .. }) = next() {
-                    let options = Options { mutant: Some(name.to_owned()), workload, ..Options::default() };
+                while let Some(Known { name, workload, durability, .. }) = next() {
+                    let options = Options { mutant: Some(name.to_owned()), workload, durability, ..Options::default() };
                     match (1..=PATIENCE_SEEDS).find_map(|seed| Some((seed, run(seed, &options).failure?))) {
                         Some((seed, violation)) => println!("{name}: caught by seed {seed}: {}", violation.rule),
                         None => escaped.lock().expect("a thread that panics fails the test").push(name),

@@ -286,7 +286,8 @@ impl<M: StateMachine> Replica<M> {
 
     // ----- small things that every part uses
 
-    pub(crate) fn view(&self) -> Option<&View> {
+    /// The last decided view; entered, if it lists this store.
+    pub fn view(&self) -> Option<&View> {
         self.paxos.as_ref().map(paxos::Node::last)
     }
 
@@ -299,22 +300,26 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Whose store this is.
-    pub(crate) fn identity(&self) -> Identity {
+    pub fn identity(&self) -> Identity {
         self.identity
     }
 
     /// Its timers.
-    pub(crate) fn timing(&self) -> crate::Timing {
+    pub fn timing(&self) -> crate::Timing {
         self.settings.timing
     }
 
     /// The place up to which this member's own log is durable.
-    pub(crate) fn stored(&self) -> Viewstamp {
+    pub fn stored(&self) -> Viewstamp {
         self.durable
     }
 
     /// The last place of this member's log that it may promise to hold: durable, and guarded where that is needed (S14).
     fn held(&self) -> Viewstamp {
+        #[cfg(any(test, feature = "mutants"))]
+        if self.is_mutant(Mutant::RingUnguarded) {
+            return self.durable;
+        }
         match self.guarded {
             Some(upto) if upto < self.durable => self.log.floor(upto).unwrap_or_default(),
             _ => self.durable,
@@ -322,7 +327,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// The last snapshot, and the log behind it.
-    pub(crate) fn parts(&self) -> (Option<Arc<SnapshotImage>>, Vec<Arc<Entry>>) {
+    pub fn parts(&self) -> (Option<Arc<SnapshotImage>>, Vec<Arc<Entry>>) {
         let from = self.snapshot.as_ref().map_or(self.log.base(), |image| image.viewstamp);
         (self.snapshot.clone(), self.log.after(from, usize::MAX))
     }

@@ -59,6 +59,8 @@ use std::collections::BTreeMap;
 pub use circle::Ring;
 use serde::{Deserialize, Serialize};
 
+#[cfg(any(test, feature = "mutants"))]
+use crate::mutant::Mutant;
 use crate::{Identity, Incarnation, Kind, MemberId, Micros, Standing, Timing, View, Viewstamp};
 
 /// A member that is no further behind than this may guard others, ops: they wait for it from then on.
@@ -94,17 +96,18 @@ pub struct Word {
 
 /// What is to be done, in this order: the record is durable, then the core has the bound, then the words leave.
 #[derive(Debug, Default)]
-pub(crate) struct RingOutput {
+pub struct RingOutput {
     /// The new guard record.
-    pub(crate) guard: Option<Option<Guard>>,
+    pub guard: Option<Option<Guard>>,
     /// Up to where another host holds what this member stores; none: it does without.
-    pub(crate) bound: Option<Option<Viewstamp>>,
-    pub(crate) send: Vec<(MemberId, Word)>,
+    pub bound: Option<Option<Viewstamp>>,
+    /// To whom, what.
+    pub send: Vec<(MemberId, Word)>,
 }
 
 /// One member's part in the ring. Volatile but for the record.
 #[derive(Debug)]
-pub(crate) struct RingMember {
+pub struct RingMember {
     me: Identity,
     memory: MemoryId,
     timing: Timing,
@@ -126,11 +129,13 @@ pub(crate) struct RingMember {
     /// Since when the guard is waited for.
     waits_since: Option<Micros>,
     said_at: Micros,
+    #[cfg(any(test, feature = "mutants"))]
+    mutant: Option<Mutant>,
 }
 
 impl RingMember {
     /// A member that starts with this memory and record, and a log that ends there. Its core is to have [`Self::first_bound`] at once.
-    pub(crate) fn new(me: Identity, memory: MemoryId, guard: Option<Guard>, last: Viewstamp, timing: Timing) -> Self {
+    pub fn new(me: Identity, memory: MemoryId, guard: Option<Guard>, last: Viewstamp, timing: Timing) -> Self {
         let ring = Ring { view: 0, number: 0, initiator: me.member, members: Vec::new() };
         RingMember {
             me,
@@ -148,21 +153,31 @@ impl RingMember {
             barred: BTreeMap::new(),
             waits_since: None,
             said_at: 0,
+            #[cfg(any(test, feature = "mutants"))]
+            mutant: None,
         }
     }
 
+    /// Puts a known bug back.
+    #[cfg(any(test, feature = "mutants"))]
+    #[must_use]
+    pub fn with_mutant(mut self, mutant: Option<Mutant>) -> Self {
+        self.mutant = mutant;
+        self
+    }
+
     /// Before anything is heard: nothing new, where there is a record.
-    pub(crate) fn first_bound(&self) -> Option<Viewstamp> {
+    pub fn first_bound(&self) -> Option<Viewstamp> {
         self.guard.map(|_| self.bound)
     }
 
     /// This member's memory.
-    pub(crate) fn memory(&self) -> MemoryId {
+    pub fn memory(&self) -> MemoryId {
         self.memory
     }
 
     /// The last decided view, durably entered if it lists this store. The ring goes on as far as the view has its members.
-    pub(crate) fn enter(&mut self, now: Micros, view: &View, out: &mut RingOutput) {
+    pub fn enter(&mut self, now: Micros, view: &View, out: &mut RingOutput) {
         if view.number <= self.ring.view {
             return;
         }
@@ -185,7 +200,7 @@ impl RingMember {
     }
 
     /// A word of a member that the view lists, under the incarnation that it lists.
-    pub(crate) fn on_word(&mut self, now: Micros, from: MemberId, word: Word, out: &mut RingOutput) {
+    pub fn on_word(&mut self, now: Micros, from: MemberId, word: Word, out: &mut RingOutput) {
         if !self.able.contains_key(&from) {
             return;
         }
@@ -209,7 +224,7 @@ impl RingMember {
     }
 
     /// This member's own log is stored up to there.
-    pub(crate) fn on_stored(&mut self, now: Micros, stored: Viewstamp, out: &mut RingOutput) {
+    pub fn on_stored(&mut self, now: Micros, stored: Viewstamp, out: &mut RingOutput) {
         if stored == self.stored {
             return;
         }
@@ -224,13 +239,14 @@ impl RingMember {
     }
 
     /// A host said that the member's process is gone.
-    pub(crate) fn on_gone(&mut self, now: Micros, member: MemberId, out: &mut RingOutput) {
+    pub fn on_gone(&mut self, now: Micros, member: MemberId, out: &mut RingOutput) {
         let Some(heard_at) = self.neighbours.get_mut(&member) else { return };
         *heard_at = 0; // a primary stays until the next view, and goes at once then
         self.put_out(now, member, out);
     }
 
-    pub(crate) fn on_tick(&mut self, now: Micros, out: &mut RingOutput) {
+    /// Time has passed.
+    pub fn on_tick(&mut self, now: Micros, out: &mut RingOutput) {
         if self.able.is_empty() {
             return;
         }
@@ -253,11 +269,18 @@ impl RingMember {
 
     /// The guard's log is stored up to there. See 1 and 3 of the argument.
     fn take_stored(&mut self, now: Micros, from: Guard, stored: Viewstamp, out: &mut RingOutput) {
+        let promised = self.promised;
+        #[cfg(any(test, feature = "mutants"))]
+        let (stored, promised) = match self.mutant {
+            Some(Mutant::RingOldBound) => (Viewstamp { view: self.ring.view, ..stored }, promised),
+            Some(Mutant::RingAnyRecord) => (stored, Viewstamp::default()),
+            _ => (stored, promised),
+        };
         if stored.view != self.ring.view {
             return;
         }
         if self.guard != Some(from) {
-            if stored < self.promised {
+            if stored < promised {
                 return;
             }
             self.guard = Some(from);

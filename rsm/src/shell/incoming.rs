@@ -1,9 +1,9 @@
 //! The other members' messages to this one: one connection from each.
 //!
 //! Why it is right: what a connection brings is taken as said by the member and incarnation of its hello, and by nobody
-//! else, and with TLS only if the certificate names that member; a connection that says otherwise, or sends what is no message, is closed and counted. The core judges the incarnation by
-//! its view. Messages are queued in the order in which they came, and the call is answered then, so a member that floods
-//! this one makes it drop messages, not grow.
+//! else, and with TLS only if the certificate names that member; a connection that says otherwise, or sends what is no message,
+//! is closed and counted. The core judges the incarnation by its view. Messages are queued in the order in which they came, and
+//! the call is answered then, so a member that floods this one makes it drop messages, not grow.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -21,7 +21,7 @@ struct Arguments {
     /// What is replicated, instead of what each seed draws: register, kv or locks.
     #[arg(long)]
     workload: Option<Workload>,
-    /// What stores survive, instead of what each seed draws: durable, memory (the process) or process (nothing).
+    /// What stores survive, instead of what each seed draws: durable, memory (the process), process (nothing) or ring (memory of the host, and of a guard's).
     #[arg(long, value_name = "MODE")]
     durability: Option<Durability>,
     /// Runs one seed only, and prints its whole story.
@@ -101,7 +101,8 @@ struct Hunt {
 #[expect(clippy::disallowed_methods, reason = "the time to detection is measured")]
 fn hunt(known: &Known, start: u64, patience: u64) -> Hunt {
     let started = Instant::now();
-    let options = Options { mutant: Some(known.name.to_owned()), workload: known.workload, ..Options::default() };
+    let Known { name, workload, durability, .. } = *known;
+    let options = Options { mutant: Some(name.to_owned()), workload, durability, ..Options::default() };
     let caught = (start..start + patience).find_map(|seed| Some((seed, run(seed, &options).failure?)));
     let seeds = caught.as_ref().map_or(patience, |(seed, _)| seed + 1 - start);
     Hunt { seeds, seconds: started.elapsed().as_secs_f64(), rule: caught.map(|(_, violation)| violation.rule) }

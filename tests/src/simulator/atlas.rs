@@ -4,15 +4,19 @@
 use rsm::{Identity, View};
 
 use super::member::Member;
+use super::ring::Pair;
 
 /// f: how many of so many slots may be lost at a time.
 pub(crate) fn tolerated(members: usize) -> usize {
     members - (members / 2 + 1)
 }
 
-/// Whether a member's present store counts in the last view.
+/// Whether a member's present store counts in the last view, and holds what it promised.
 pub(crate) fn is_whole(member: &Member, last: Option<&View>) -> bool {
     let identity = member.store.identity;
+    if member.pair.as_ref().is_some_and(Pair::is_lost) {
+        return false;
+    }
     last.is_none_or(|view| view.is_in_sync(identity.member, identity.incarnation))
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rsm::{Message, Record};
 
 /// Branches that a suite of some hundred seeds must reach; the test fails when one was not.
-pub const MUST_BE_REACHED: [&str; 87] = [
+pub const MUST_BE_REACHED: [&str; 90] = [
     "acquires given up",
     "acquires that came after their cancel",
     "answers ok",
@@ -56,7 +56,10 @@ pub const MUST_BE_REACHED: [&str; 87] = [
     "members added",
     "members removed",
     "members replaced",
+    "members restored by their guard",
     "members that learned of their removal",
+    "members that no guard restored",
+    "memories lost",
     "opens repeated",
     "packets held back and delivered",
     "pauses",

@@ -14,6 +14,8 @@ pub enum Durability {
     Memory,
     /// Nothing survives the process: each start is that of a new incarnation.
     Process,
+    /// As `Memory`; what the host forgets, the memory of another member's host holds.
+    Ring,
 }
 
 impl std::str::FromStr for Durability {
@@ -24,7 +26,8 @@ impl std::str::FromStr for Durability {
             "durable" => Ok(Durability::Durable),
             "memory" => Ok(Durability::Memory),
             "process" => Ok(Durability::Process),
-            _ => Err(format!("{name} is none of durable, memory, process")),
+            "ring" => Ok(Durability::Ring),
+            _ => Err(format!("{name} is none of durable, memory, process, ring")),
         }
     }
 }
@@ -35,6 +38,7 @@ impl std::fmt::Display for Durability {
             Durability::Durable => "durable",
             Durability::Memory => "memory",
             Durability::Process => "process",
+            Durability::Ring => "ring",
         })
     }
 }
@@ -73,9 +77,16 @@ impl MediumPlan {
         Dice::new(seed.rotate_left(32) ^ 0x6d65_6469_756d)
     }
 
-    pub(crate) fn draw(dice: &mut Dice, durability: Option<Durability>) -> MediumPlan {
-        use Durability::{Durable, Memory, Process};
-        let drawn = *dice.pick(&[Durable, Durable, Durable, Durable, Durable, Durable, Memory, Process]);
+    fn ring_dice(seed: u64) -> Dice {
+        Dice::new(seed.rotate_left(32) ^ 0x7269_6e67)
+    }
+
+    pub(crate) fn draw(dice: &mut Dice, seed: u64, durability: Option<Durability>) -> MediumPlan {
+        use Durability::{Durable, Memory, Process, Ring};
+        let mut drawn = *dice.pick(&[Durable, Durable, Durable, Durable, Durable, Durable, Memory, Process]);
+        if drawn == Memory && Self::ring_dice(seed).chance(500_000) {
+            drawn = Ring;
+        }
         let durability = durability.unwrap_or(drawn);
         let units: &[usize] = if durability == Durable { &[8, 64, 512, 4096] } else { &[8] };
         MediumPlan {

@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 
-use rsm::{ClusterId, Founding, Identity, Input, Micros, Replica, Settings, Token, View};
+use rsm::{ClusterId, Founding, Identity, Input, Micros, Replica, RingMember, Settings, Token, View};
 
 use super::dice::{Dice, MILLION};
 use super::invariants::Run;
 use super::machine::Replicated;
-use super::medium_plan::MediumPlan;
+use super::medium_plan::{Durability, MediumPlan};
 use super::mutation::Mutation;
 use super::plan::Plan;
+use super::ring::Pair;
 use super::store::Store;
 use super::workload::asking::address_of;
 use super::workload::locks::Edge;
@@ -29,6 +30,8 @@ struct Clock {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) store: Store,
+    /// In `ring`.
+    pub(crate) pair: Option<Pair>,
     /// The process; none while it is down.
     pub(crate) process: Option<Process>,
     pub(crate) flush_is_slow: bool,
@@ -37,10 +40,15 @@ pub(crate) struct Member {
     mutation: Mutation,
 }
 
+/// What a process runs.
+pub(crate) type Core = Replica<Replicated>;
+
 /// A run of a member's process.
 #[derive(Debug)]
 pub(crate) struct Process {
-    pub(crate) replica: Replica<Replicated>,
+    pub(crate) replica: Core,
+    /// Its part in the ring.
+    pub(crate) ring: Option<RingMember>,
     pub(crate) run: Run,
     clock: Clock,
     /// What arrived and was not taken in yet.
@@ -59,9 +67,10 @@ pub(crate) struct Process {
 }
 
 impl Member {
-    pub(crate) fn new(identity: Identity, plan: &MediumPlan, mutation: Mutation) -> Self {
+    pub(crate) fn new(identity: Identity, plan: &MediumPlan, mutation: Mutation, dice: &mut Dice) -> Self {
         Member {
             store: Store::format(identity, plan, mutation),
+            pair: (plan.durability == Durability::Ring).then(|| Pair::new(dice)),
             process: None,
             flush_is_slow: false,
             starts: false,
@@ -114,8 +123,12 @@ impl Member {
         let machine = Replicated::new(plan, plan.ballast_bytes, plan.part_bytes, self.mutation);
         let recovered = self.store.take_found().ok_or("the store was not recovered")?;
         let replica = Replica::new(settings, recovered, machine, dice.number(), clock.read(now))?;
+        let mut replica = self.mutation.put_into(replica);
+        let ring = self.pair.as_ref().map(|pair| pair.begin(&mut replica, plan.timing, clock.read(now)));
+        let ring = ring.map(|ring| self.mutation.put_into_ring(ring));
         self.process = Some(Process {
-            replica: self.mutation.put_into(replica),
+            replica,
+            ring,
             run,
             clock,
             inbox: VecDeque::new(),

@@ -7,7 +7,7 @@
 //!
 //! What a process leaves behind is real: its records go through the log writer's code into the real log on a simulated
 //! medium; a crash keeps any part of what was not flushed, media fail and go bad, and the real recovery has to make of it
-//! what was promised (`store.rs`, `restarts.rs`).
+//! what was promised (`store.rs`, `restarts.rs`). In `ring` hosts lose their memory, and members theirs with it (`ring.rs`).
 //!
 //! Each seed draws which faults it has (`plan.rs`). A seed that failed once goes into `tests/seeds.txt` and is run for
 //! ever.
@@ -36,6 +36,7 @@ mod network;
 mod phases;
 mod plan;
 mod restarts;
+mod ring;
 mod shell;
 mod store;
 mod survival;

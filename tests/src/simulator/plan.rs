@@ -227,7 +227,7 @@ impl Plan {
             think_us: (0, dice.spread((200, 100_000))),
             network: Self::draw_network(dice),
             store: Self::draw_store(dice),
-            medium: MediumPlan::draw(&mut media, options.durability),
+            medium: MediumPlan::draw(&mut media, seed, options.durability),
             fault_every_us: (1_000, dice.spread((20_000, 1_500_000))),
             faults: Self::draw_faults(dice),
             down_us: (1_000, dice.spread((20_000, 3_000_000))),

@@ -10,6 +10,7 @@ use super::damage;
 use super::invariants::{Check, Violation};
 use super::medium_plan::Durability;
 use super::plan::Workload;
+use super::ring::Pair;
 use super::store::{End, Reopened, Store, Unusable};
 use super::world::{Event, World, draw_incarnation};
 
@@ -34,6 +35,11 @@ impl World {
             Durability::Memory if end == End::Machine && self.may_lose(index) => return self.end_and_lose(index),
             Durability::Memory if end == End::Machine => End::Process,
             Durability::Memory => end,
+            Durability::Ring if end == End::Machine && self.may_lose_memory(index) => {
+                return self.end_and_lose_memory(index);
+            }
+            Durability::Ring if end == End::Machine => End::Process,
+            Durability::Ring => end,
             Durability::Process if self.may_lose(index) => return self.end_and_lose(index),
             Durability::Process => return Ok(()),
         };
@@ -83,7 +89,7 @@ impl World {
     }
 
     /// What the next process will find.
-    fn recover(&mut self, index: usize) -> Check {
+    pub(crate) fn recover(&mut self, index: usize) -> Check {
         let member = &mut self.members[index];
         let name = member.store.identity.member;
         match member.store.reopen(self.plan.medium.interrupt, &mut self.media_dice) {
@@ -172,7 +178,7 @@ impl World {
         if clean { self.end(index, End::Clean) } else { self.crash(index) }
     }
 
-    fn may_lose(&self, index: usize) -> bool {
+    pub(crate) fn may_lose(&self, index: usize) -> bool {
         !self.is_changing() && atlas::may_lose(&self.members, &self.wiped, self.invariants.last_view(), index)
     }
 
@@ -191,7 +197,7 @@ impl World {
     }
 
     /// The store is gone; an empty one takes its place, as a new incarnation.
-    fn lose(&mut self, index: usize) {
+    pub(crate) fn lose(&mut self, index: usize) {
         self.invariants.counters.hit("incarnations lost");
         if let Some(wiped) = self.wiped.get_mut(index) {
             *wiped |= self.invariants.last_view().is_none();
@@ -209,7 +215,9 @@ impl World {
         self.trace.note(self.now, [7, index as u64, 0], || {
             format!("member {} lost its store; the next is {}", index + 1, identity.incarnation)
         });
-        self.members[index].store = Store::format(identity, &self.plan.medium, self.mutation);
+        let member = &mut self.members[index];
+        member.store = Store::format(identity, &self.plan.medium, self.mutation);
+        member.pair = member.pair.is_some().then(|| Pair::new(&mut self.media_dice));
     }
 
     /// A process whose store is empty ends: nothing is lost by it.

@@ -4,6 +4,7 @@
 use rsm::{Input, Message, Output, Token};
 
 use super::invariants::{Check, Run, Violation};
+use super::member::Member;
 use super::plan::Workload;
 use super::trace::{brief, brief_record};
 use super::world::{Event, World};
@@ -17,9 +18,8 @@ impl World {
     /// The core takes in what waits, and its output is carried out.
     pub(crate) fn on_wake(&mut self, index: usize, run: Run) -> Check {
         let group = GROUP_MAX_INPUTS;
-        let Some(process) = self.members[index].process.as_mut().filter(|process| process.run == run) else {
-            return Ok(());
-        };
+        let Member { process, pair, store, .. } = &mut self.members[index];
+        let Some(process) = process.as_mut().filter(|process| process.run == run) else { return Ok(()) };
         let pause = process.paused_until.saturating_sub(self.now);
         if pause > 0 {
             self.schedule(pause, Event::Wake(index, run));
@@ -37,9 +37,12 @@ impl World {
             self.trace.note(self.now, [2, index as u64, input_code(&input)], || {
                 format!("  {} <- {}", index + 1, input_brief(&input))
             });
-            process.replica.step(clock, input, &mut out);
+            process.take_in(clock, input, pair, &mut out);
         }
         process.replica.settle(clock, &mut out);
+        if out.persist.is_empty() && store.is_durable(store.last_token()) {
+            process.tend_ring(clock, pair, &mut out);
+        }
         if more {
             self.schedule(1, Event::Wake(index, run));
         }

@@ -99,7 +99,10 @@ pub(crate) struct Store {
 impl Store {
     /// A store as it is formatted.
     pub(crate) fn format(identity: Identity, plan: &MediumPlan, mutation: Mutation) -> Self {
-        let backend = if plan.durability == Durability::Memory { Backend::Shm } else { Backend::File };
+        let backend = match plan.durability {
+            Durability::Memory | Durability::Ring => Backend::Shm,
+            Durability::Durable | Durability::Process => Backend::File,
+        };
         let witness = if plan.witness_is_sync { Witness::Sync } else { Witness::Lazy };
         let options = nvm_log::Options { backend, ring_bytes: plan.ring_bytes, witness, skip_covered: false };
         let disk = SimDisk::forgetful(plan.unit_bytes);
@@ -156,6 +159,15 @@ impl Store {
 
     pub(crate) fn last_token(&self) -> Token {
         self.last_token
+    }
+
+    /// The control record, where of what waits so many records were stored.
+    pub(crate) fn control_after(&self, begun: usize) -> Control {
+        let mut controls = self.pending.iter().take(begun).filter_map(|(_, record)| match record {
+            Record::Control(control) | Record::Install { control, .. } => Some(control),
+            _ => None,
+        });
+        controls.next_back().unwrap_or(&self.durable.control).clone()
     }
 
     /// How many records wait.

@@ -127,9 +127,10 @@ impl World {
         let mut dice = Dice::new(seed);
         let plan = Plan::draw(&mut dice, seed, options);
         let mutation = Mutation::named(options.mutant.as_deref());
+        let mut media_dice = MediumPlan::dice(!seed);
         let members = (0..plan.machines()).map(|index| {
             let identity = Identity { member: MemberId(index as u64 + 1), incarnation: draw_incarnation(&mut dice) };
-            Member::new(identity, &plan.medium, mutation)
+            Member::new(identity, &plan.medium, mutation, &mut media_dice)
         });
         let members: Vec<Member> = members.collect();
         let listed =
@@ -152,7 +153,7 @@ impl World {
             changes: Changes::default(),
             members,
             dice,
-            media_dice: MediumPlan::dice(!seed),
+            media_dice,
             lock_dice: Dice::new((!seed).rotate_left(23)),
             now: 0,
             events: 0,
@@ -276,12 +277,12 @@ impl World {
 
     /// Starts a process, unless one runs.
     fn on_start(&mut self, index: usize) -> Check {
-        let founding = self.configuration(index);
-        let member = &mut self.members[index];
-        member.starts = false;
-        if member.process.is_some() {
+        self.members[index].starts = false;
+        if self.members[index].process.is_some() || !self.has_memory(index)? {
             return Ok(());
         }
+        let founding = self.configuration(index);
+        let member = &mut self.members[index];
         self.runs += 1;
         let run = self.runs;
         member
