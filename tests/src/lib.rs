@@ -6,4 +6,5 @@ pub mod lab;
 pub mod linearizability;
 pub mod model;
 pub mod recovery_bench;
+pub mod scale_bench;
 pub mod simulator;

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,7 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const WATCHED: Duration = Duration::from_millis(1200);
 const PORT: u16 = 7100;
 const CONTROL_PORT: u16 = 7200;
+const METRICS_PORT: u16 = 7300;
 /// Lines of each member's log that a failure shows.
 const LOG_LINES: usize = 12;
 
@@ -98,7 +99,8 @@ impl Cluster {
     /// # Errors
     /// There is none.
     pub fn loopback(size: u64) -> Checked<BTreeMap<u64, Place>> {
-        let ports: Vec<u16> = (1..=size).flat_map(|id| [port(PORT, id), port(CONTROL_PORT, id)]).collect();
+        let of = |id| [PORT, CONTROL_PORT, METRICS_PORT].map(|base| port(base, id));
+        let ports: Vec<u16> = (1..=size).flat_map(of).collect();
         let host = own_address(&ports)?;
         Ok((1..=size).map(|id| (id, Place { host, through: Vec::new(), witness: false })).collect())
     }
@@ -130,6 +132,11 @@ impl Cluster {
         if let Some(place) = self.places.get_mut(&id) {
             place.through = through;
         }
+    }
+
+    /// The program that is started from now on.
+    pub fn set_server(&mut self, server: &Path) {
+        self.server = server.to_path_buf();
     }
 
     /// All that have a place, dead ones and spares too.
@@ -193,6 +200,7 @@ impl Cluster {
             .arg(format!("--cluster={}", list.join(",")))
             .arg(format!("--data-dir={}", self.data_dir(id).display()))
             .arg(format!("--test-control={}:{}", place.host, port(CONTROL_PORT, id)))
+            .arg(format!("--metrics-listen={}:{}", place.host, port(METRICS_PORT, id)))
             .args(["--allow-volatile", "--insecure-listen-anywhere"])
             .args(self.kept.flags(id))
             .env("LOCK_SERVER_PARENT", std::process::id().to_string())
@@ -312,6 +320,24 @@ impl Cluster {
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer)?;
         if answer.trim() == "ok" { Ok(()) } else { wrong(format!("member {id} answers '{line}' with '{answer}'")) }
+    }
+
+    /// A running member's page of metrics.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn metrics(&self, id: u64) -> Checked<String> {
+        let mut stream = TcpStream::connect((self.places[&id].host, port(METRICS_PORT, id)))?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// A running member's process.
+    pub fn pid(&self, id: u64) -> Option<u32> {
+        self.members.get(&id)?.as_ref().map(Child::id)
     }
 
     /// A member's own account.

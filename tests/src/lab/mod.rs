@@ -42,6 +42,7 @@ pub use agreement::{Agreed, Expected, view, views};
 pub use beyond::monotonic;
 pub use cluster::{Blow, Cluster, Place, last_words};
 pub use durability::has_shared_memory;
+pub(crate) use failure::wrong;
 pub use failure::{Checked, Failure};
 pub use keeper::Keeper;
 pub use lock_tests::{LOCK_TESTS, LockTestSettings, run_lock_test};
