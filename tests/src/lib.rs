@@ -6,5 +6,6 @@ pub mod lab;
 pub mod linearizability;
 pub mod model;
 pub mod recovery_bench;
+pub mod rolling_upgrade;
 pub mod scale_bench;
 pub mod simulator;

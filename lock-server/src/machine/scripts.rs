@@ -1,5 +1,6 @@
 //! Scripts: one situation of clients and ops each, and what must come of it.
 
+mod formats;
 mod lock_delay;
 mod locks;
 mod queries;

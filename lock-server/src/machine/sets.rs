@@ -26,6 +26,10 @@ use crate::mutant::Mutant;
 pub(super) struct Sets(BTreeMap<u64, LockSet>);
 
 impl Sets {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn take(&mut self, place: u64) -> Option<LockSet> {
         self.0.remove(&place)
     }

@@ -14,6 +14,12 @@
 //! In parts: the header is written when the snapshot begins, sessions and locks are frozen then (see `versioned.rs`), and there is nothing
 //! else. So the parts joined are what [`Machine::write_snapshot`] would have given at that op.
 //!
+//! # Formats
+//!
+//! A release reads the format of the one before it, too, and writes the oldest that can say what the state is. So as long as nobody has used
+//! what only the new release knows, members of both can be in one cluster and send each other snapshots, and the way back
+//! is open. Which format that is follows from the state alone, so that members still agree on the bytes.
+//!
 //! # Replay
 //!
 //! Entries by op number, each object with the op that last changed it, and replaying twice changes nothing. Since a snapshot is
@@ -21,38 +27,56 @@
 //! executed, neither in a batch that begins before it nor over a newer state. The objects' own numbers are what makes
 //! the mixture avoidable: they tell, while a snapshot is under way, which of them are newer than it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
-use std::time::Duration;
+mod records;
 
-use lock_protocol::{
-    ClientIdentity, FencingToken, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockName, Mode, RequestNumber, SessionId,
-    SessionOptions,
-};
+use std::ops::Bound;
+
+use lock_protocol::{LockName, SessionId, SessionOptions};
 use rsm::SnapshotPart;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use self::records::{FormerSession, FormerWaiter, LockRecord, SessionRecord, WaiterRecord, check_recoveries};
 use super::Machine;
 use super::effects::Effects;
-use super::force::{FORCED_MAX, Forced};
-use super::kept::Kept;
 use super::limits::Limits;
-use super::lock::{Lock, Many, Tenure};
-use super::queue::{Queue, Waiter};
-use super::recovery::Turn;
+use super::lock::Lock;
 use super::restored::{may_wait, take_wait};
 use super::running_hash::RunningHash;
 use super::sessions::{Session, Sessions};
 use super::statistics::Statistics;
 use super::table::Table;
 use super::time::ServiceTime;
-use super::versioned::Object;
-use super::window::{Done, Window};
-use crate::mutant::{Mutant, Mutation};
+use super::versioned::{Manner, Object};
+use crate::mutant::Mutant;
 
 /// "PLUMLK", then the format's version.
-const MAGIC: [u8; 8] = *b"PLUMLK\x00\x06";
+const MAGIC_NAME: [u8; 7] = *b"PLUMLK\x00";
+
+/// The format of a snapshot; see the chapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// 3: that of the former release.
+    Former,
+    /// 6: with options of sessions, what dead ones keep, and sets of locks that wait. 4 and 5 were never released.
+    Current,
+}
+
+impl Format {
+    fn magic(self) -> [u8; 8] {
+        let number = match self {
+            Format::Former => 3,
+            Format::Current => 6,
+        };
+        let mut magic = [number; 8];
+        magic[..7].copy_from_slice(&MAGIC_NAME);
+        magic
+    }
+
+    fn of(magic: [u8; 8]) -> Result<Format, SnapshotError> {
+        [Format::Former, Format::Current].into_iter().find(|format| format.magic() == magic).ok_or(SnapshotError::Magic)
+    }
+}
 
 /// Why bytes are no snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -75,58 +99,6 @@ struct HeaderRecord {
     locks: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct SessionRecord {
-    id: SessionId,
-    nonce: u128,
-    lease_ms: u64,
-    deadline_us: u64,
-    dead: bool,
-    identity: ClientIdentity,
-    changed: u64,
-    floor: RequestNumber,
-    done: Vec<(RequestNumber, Done)>,
-    forced: Vec<ForcedRecord>,
-    options: SessionOptions,
-    kept: Option<Kept>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct LockRecord {
-    name: LockName,
-    changed: u64,
-    holders: Vec<HolderRecord>,
-    waiters: Vec<WaiterRecord>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct HolderRecord {
-    session: SessionId,
-    token: FencingToken,
-    mode: Mode,
-    acquire: RequestNumber,
-    since_us: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WaiterRecord {
-    place: u64,
-    session: SessionId,
-    mode: Mode,
-    acquire: RequestNumber,
-    since_us: u64,
-    is_set: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ForcedRecord {
-    name: LockName,
-    token: FencingToken,
-    mode: Mode,
-    acquire: RequestNumber,
-    withheld_until_us: Option<u64>,
-}
-
 /// How far a snapshot in parts has come.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Walk {
@@ -136,13 +108,22 @@ pub(super) enum Walk {
 
 impl Machine {
     pub(super) fn write_snapshot(&self) -> Vec<u8> {
-        let mut bytes = self.write_header();
-        self.sessions.iter().for_each(|(id, session)| session.write(&id, self.mutation, &mut bytes));
-        self.table.from(Bound::Unbounded).for_each(|(name, lock)| lock.write(name, self.mutation, &mut bytes));
+        let manner = Manner { format: self.snapshot_format(), mutation: self.mutation };
+        let mut bytes = self.write_header(manner.format);
+        self.sessions.iter().for_each(|(id, session)| session.write(&id, manner, &mut bytes));
+        self.table.from(Bound::Unbounded).for_each(|(name, lock)| lock.write(name, manner, &mut bytes));
         bytes
     }
 
-    fn write_header(&self) -> Vec<u8> {
+    /// The oldest that can say what the state is.
+    fn snapshot_format(&self) -> Format {
+        let plain = SessionOptions::default();
+        let is_plain = self.table.sets.is_empty()
+            && self.sessions.iter().all(|(_, session)| session.kept.is_none() && session.options == plain);
+        if is_plain { Format::Former } else { Format::Current }
+    }
+
+    fn write_header(&self, format: Format) -> Vec<u8> {
         let header = HeaderRecord {
             limits: self.limits,
             applied: self.applied,
@@ -152,15 +133,16 @@ impl Machine {
             locks: self.table.len() as u64,
         };
         let mut bytes = self.write_wait();
-        bytes.extend(MAGIC);
+        bytes.extend(format.magic());
         put(&mut bytes, &header);
         bytes
     }
 
     pub(super) fn begin_walk(&mut self, budget_bytes: usize) -> SnapshotPart {
-        let header = self.write_header();
-        self.sessions.versioned().freeze(self.applied);
-        self.table.versioned().freeze(self.applied);
+        let format = self.snapshot_format();
+        let header = self.write_header(format);
+        self.sessions.versioned().freeze(self.applied, format);
+        self.table.versioned().freeze(self.applied, format);
         self.walk = Some(Walk::Sessions);
         self.walk_on(header, budget_bytes)
     }
@@ -191,9 +173,7 @@ impl Machine {
     pub(super) fn restore_snapshot(&mut self, snapshot: &[u8]) -> Result<(), SnapshotError> {
         let (opens_from_us, snapshot) = take_wait(snapshot);
         let (magic, mut rest) = snapshot.split_first_chunk::<8>().ok_or(SnapshotError::Magic)?;
-        if *magic != MAGIC {
-            return Err(SnapshotError::Magic);
-        }
+        let format = Format::of(*magic)?;
         let header: HeaderRecord = take(&mut rest)?;
         check(header.applied < 1 << 53, "its op number is too large")?;
         let time = ServiceTime(header.time_us);
@@ -203,10 +183,14 @@ impl Machine {
         let mut forced = Vec::new();
         let mut last = None;
         for _ in 0..header.sessions {
-            let mut record: SessionRecord = take(&mut rest)?;
-            check(last < Some(record.id), "sessions are out of order")?;
-            last = Some(record.id);
-            forced.extend(std::mem::take(&mut record.forced).into_iter().map(|forced| (record.id, forced)));
+            let mut record = match format {
+                Format::Former => SessionRecord::from(take::<FormerSession>(&mut rest)?),
+                Format::Current => take(&mut rest)?,
+            };
+            let former = &mut record.former;
+            check(last < Some(former.id), "sessions are out of order")?;
+            last = Some(former.id);
+            forced.extend(std::mem::take(&mut former.forced).into_iter().map(|forced| (former.id, forced)));
             let (id, session) = record.check(&header)?;
             sessions.insert(id, session);
         }
@@ -216,10 +200,12 @@ impl Machine {
         table.versioned().mutation = self.mutation;
         let mut last = None;
         for _ in 0..header.locks {
-            let record: LockRecord = take(&mut rest)?;
-            check(last.as_ref() < Some(&record.name), "locks are out of order")?;
-            last = Some(record.name.clone());
-            let (name, lock) = record.check(&header, &mut sessions)?;
+            let (name, lock) = match format {
+                Format::Former => take::<LockRecord<FormerWaiter>>(&mut rest)?.check(&header, &mut sessions)?,
+                Format::Current => take::<LockRecord<WaiterRecord>>(&mut rest)?.check(&header, &mut sessions)?,
+            };
+            check(last.as_ref() < Some(&name), "locks are out of order")?;
+            last = Some(name.clone());
             table.insert(name, lock);
         }
         check(rest.is_empty(), "there is something behind its end")?;
@@ -256,12 +242,15 @@ impl Object<SessionId> for Session {
         self.changed
     }
 
-    fn write(&self, id: &SessionId, mutation: Mutation, bytes: &mut Vec<u8>) {
-        let mut record = SessionRecord::of(*id, self);
-        if mutation.is(Mutant::SnapshotForgets) {
-            record.done.clear();
+    fn write(&self, id: &SessionId, manner: Manner, bytes: &mut Vec<u8>) {
+        let mut former = FormerSession::of(*id, self);
+        if manner.mutation.is(Mutant::SnapshotForgets) {
+            former.done.clear();
         }
-        put(bytes, &record);
+        match manner.format {
+            Format::Former => put(bytes, &former),
+            Format::Current => put(bytes, &SessionRecord::of(former, self)),
+        }
     }
 }
 
@@ -270,166 +259,11 @@ impl Object<LockName> for Lock {
         self.last_changed()
     }
 
-    fn write(&self, name: &LockName, _: Mutation, bytes: &mut Vec<u8>) {
-        put(bytes, &LockRecord::of(name, self));
-    }
-}
-
-impl SessionRecord {
-    fn of(id: SessionId, session: &Session) -> Self {
-        SessionRecord {
-            id,
-            nonce: session.nonce,
-            lease_ms: u64::try_from(session.lease.as_millis()).unwrap_or(u64::MAX),
-            deadline_us: session.deadline_us,
-            dead: session.dead,
-            identity: session.identity.clone(),
-            changed: session.changed,
-            floor: session.window.floor(),
-            done: session.window.iter().map(|(number, done)| (number, done.clone())).collect(),
-            forced: session.forced.iter().map(ForcedRecord::of).collect(),
-            options: session.options.clone(),
-            kept: session.kept.clone(),
+    fn write(&self, name: &LockName, manner: Manner, bytes: &mut Vec<u8>) {
+        match manner.format {
+            Format::Former => put(bytes, &LockRecord::of(name, self, FormerWaiter::of)),
+            Format::Current => put(bytes, &LockRecord::of(name, self, WaiterRecord::of)),
         }
-    }
-
-    fn check(self, header: &HeaderRecord) -> Result<(SessionId, Session), SnapshotError> {
-        let lease = Duration::from_millis(self.lease_ms);
-        check((LEASE_MIN..=LEASE_MAX).contains(&lease), "a lease is out of range")?;
-        check((1..=header.applied).contains(&self.id.0), "a session was opened by an op to come")?;
-        check(self.changed <= header.applied, "a session was changed by an op to come")?;
-        check(self.dead || self.deadline_us > header.time_us, "a session lives beyond its deadline")?;
-        let delay = Duration::from_millis(self.options.lock_delay_ms);
-        check(delay <= LOCK_DELAY_MAX, "a lock delay is out of range")?;
-        check(self.dead || self.kept.is_none(), "a session that lives keeps what a dead one does")?;
-        let mut window = Window::default();
-        window.raise_floor(self.floor);
-        let mut last = None;
-        for (number, done) in self.done {
-            check(number >= self.floor, "an outcome is kept below the floor")?;
-            check(last < Some(number), "outcomes are out of order")?;
-            last = Some(number);
-            window.record(number, done);
-        }
-        let session = Session {
-            nonce: self.nonce,
-            lease,
-            deadline_us: self.deadline_us,
-            dead: self.dead,
-            identity: self.identity,
-            options: self.options,
-            kept: self.kept,
-            window,
-            changed: self.changed,
-            held: BTreeSet::new(),
-            waiting: BTreeMap::new(),
-            forced: BTreeMap::new(),
-        };
-        Ok((self.id, session))
-    }
-}
-
-impl LockRecord {
-    fn of(name: &LockName, lock: &Lock) -> Self {
-        let holders = lock.holders().map(|tenure| HolderRecord {
-            session: tenure.session,
-            token: tenure.token(),
-            mode: tenure.mode(),
-            acquire: tenure.acquire,
-            since_us: tenure.since_us,
-        });
-        let queue = lock.queue().into_iter().flat_map(|queue| queue.iter());
-        let waiters = queue.map(|(place, waiter)| WaiterRecord {
-            place,
-            session: waiter.session,
-            mode: waiter.mode,
-            acquire: waiter.acquire,
-            since_us: waiter.since_us,
-            is_set: waiter.is_set,
-        });
-        LockRecord {
-            name: name.clone(),
-            changed: lock.last_changed(),
-            holders: holders.collect(),
-            waiters: waiters.collect(),
-        }
-    }
-
-    /// The lock, with its holders and waiters entered into their sessions' own indexes.
-    fn check(self, header: &HeaderRecord, sessions: &mut Sessions) -> Result<(LockName, Lock), SnapshotError> {
-        check(self.changed <= header.applied, "a lock was changed by an op to come")?;
-        let alone = self.holders.len() == 1;
-        let mut holders = BTreeMap::new();
-        for record in self.holders {
-            let HolderRecord { session, token, mode, acquire, since_us } = record;
-            check((1..=self.changed).contains(&token.0), "a lock was granted by an op to come")?;
-            check(alone || mode == Mode::Shared, "holders conflict")?;
-            check(holders.last_key_value().is_none_or(|(&last, _)| last < session), "holders are out of order")?;
-            let owner = sessions.get_mut(session).ok_or(SnapshotError::Contradiction("a holder has no session"))?;
-            check(owner.held.insert(self.name.clone()), "a session holds a lock twice")?;
-            holders.insert(session, Tenure::new(session, acquire, since_us, token, mode));
-        }
-        check(!holders.is_empty() || !self.waiters.is_empty(), "a lock has no holder")?;
-        let mut queue = Queue::default();
-        let mut last = 0;
-        for record in self.waiters {
-            let WaiterRecord { place, session, mode, acquire, since_us, is_set } = record;
-            check(last < place && place <= self.changed, "a queue is out of order")?;
-            last = place;
-            let owner = sessions.get_mut(session).ok_or(SnapshotError::Contradiction("a waiter has no session"))?;
-            check(!owner.held.contains(&self.name), "a session waits for what it holds")?;
-            check(owner.waiting.insert(self.name.clone(), place).is_none(), "a session waits twice for a lock")?;
-            queue.join(place, Waiter { session, acquire, mode, since_us, is_set });
-        }
-        let mut lock = Lock::Many(Box::new(Many { holders, queue, changed: self.changed }));
-        lock.compact();
-        Ok((self.name, lock))
-    }
-}
-
-/// Recoveries are assigned to live sessions of their groups, or wait because there is none to ask.
-fn check_recoveries(header: &HeaderRecord, sessions: &Sessions) -> Result<(), SnapshotError> {
-    for (_, session, kept) in sessions.kept_after(None) {
-        let Some((group, recovery)) = session.recovery() else {
-            check(kept.recovery.is_none(), "a session is recovered without a group")?;
-            continue;
-        };
-        if let Turn::Assigned { to, token, .. } = recovery.turn {
-            check(sessions.recoveries_seen().is_live(group, to), "a recovery is assigned to nobody of its group")?;
-            check((1..=header.applied).contains(&token.0), "a recovery was assigned by an op to come")?;
-        }
-        check(!sessions.recoveries_seen().is_overlooked(group, recovery), "a recovery waits though there is somebody")?;
-    }
-    Ok(())
-}
-
-impl ForcedRecord {
-    fn of((name, forced): (&LockName, &Forced)) -> ForcedRecord {
-        let Forced { token, mode, acquire, withheld_until_us } = *forced;
-        ForcedRecord { name: name.clone(), token, mode, acquire, withheld_until_us }
-    }
-
-    /// Enters it into its session. A tenure that is withheld is among the holders, one that is not is not.
-    fn enter(
-        self,
-        session: SessionId,
-        header: &HeaderRecord,
-        sessions: &mut Sessions,
-        table: &Table,
-    ) -> Result<(), SnapshotError> {
-        let ForcedRecord { name, token, mode, acquire, withheld_until_us } = self;
-        let entry = sessions.live(session).ok_or(SnapshotError::Contradiction("what was forced has no session"))?;
-        let changed = entry.changed;
-        check(entry.forced.len() < FORCED_MAX, "too much of a session was forced")?;
-        check((1..=header.applied).contains(&token.0), "a tenure that was forced was granted by an op to come")?;
-        check(!entry.waiting.contains_key(&name), "a session waits for what it has to confirm")?;
-        let tenure = table.get(&name).and_then(|lock| lock.holder(session));
-        let is_held =
-            tenure.is_some_and(|tenure| (tenure.token(), tenure.mode(), tenure.acquire) == (token, mode, acquire));
-        check(is_held == withheld_until_us.is_some(), "a tenure is withheld by nobody")?;
-        check(is_held || tenure.is_none(), "a session holds what it has to confirm")?;
-        sessions.force(changed, session, name, Forced { token, mode, acquire, withheld_until_us });
-        Ok(())
     }
 }
 

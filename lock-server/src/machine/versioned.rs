@@ -16,17 +16,25 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::{Bound, RangeBounds};
 
+use super::snapshot::Format;
 use crate::mutant::{Mutant, Mutation};
 
 /// What passing over an object that is not in the snapshot counts for, bytes: so that a part also ends where there is little to write.
 const PASSED_BYTES: usize = 16;
+
+/// How a record is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    pub(super) format: Format,
+    pub(super) mutation: Mutation,
+}
 
 /// What a [`Versioned`] map holds.
 pub(super) trait Object<K> {
     /// The op that last changed it.
     fn changed(&self) -> u64;
     /// Adds its record in a snapshot.
-    fn write(&self, key: &K, mutation: Mutation, bytes: &mut Vec<u8>);
+    fn write(&self, key: &K, manner: Manner, bytes: &mut Vec<u8>);
 }
 
 /// The map.
@@ -41,6 +49,7 @@ pub(super) struct Versioned<K, V> {
 #[derive(Clone, Debug)]
 struct Frozen<K> {
     op: u64,
+    format: Format,
     /// Everything up to this key is in the snapshot.
     passed: Option<K>,
     /// Objects behind it that were changed since: their records as they were.
@@ -92,14 +101,14 @@ impl<K: Ord + Clone, V: Object<K>> Versioned<K, V> {
             && let Entry::Vacant(place) = frozen.kept.entry(key.clone())
         {
             let mut record = Vec::new();
-            object.write(key, self.mutation, &mut record);
+            object.write(key, Manner { format: frozen.format, mutation: self.mutation }, &mut record);
             place.insert(record);
         }
     }
 
     /// A snapshot of the map as it is after this op begins.
-    pub(super) fn freeze(&mut self, op: u64) {
-        self.frozen = Some(Frozen { op, passed: None, kept: BTreeMap::new() });
+    pub(super) fn freeze(&mut self, op: u64, format: Format) {
+        self.frozen = Some(Frozen { op, format, passed: None, kept: BTreeMap::new() });
     }
 
     /// No snapshot is under way any more.
@@ -110,6 +119,7 @@ impl<K: Ord + Clone, V: Object<K>> Versioned<K, V> {
     /// Adds the next records, until the bytes are as many as the budget or nothing is left: true then.
     pub(super) fn write_some(&mut self, budget_bytes: usize, bytes: &mut Vec<u8>) -> bool {
         let Some(frozen) = &mut self.frozen else { return true };
+        let manner = Manner { format: frozen.format, mutation: self.mutation };
         let start = frozen.passed.clone().map_or(Bound::Unbounded, Bound::Excluded);
         let mut live = self.objects.range((start, Bound::Unbounded)).peekable();
         let mut spent = bytes.len();
@@ -129,7 +139,7 @@ impl<K: Ord + Clone, V: Object<K>> Versioned<K, V> {
             match (frozen.kept.remove(&key), object) {
                 (Some(record), _) => bytes.extend_from_slice(&record),
                 (None, Some(object)) if object.changed() <= frozen.op || self.mutation.is(Mutant::SnapshotTears) => {
-                    object.write(&key, self.mutation, bytes);
+                    object.write(&key, manner, bytes);
                 }
                 _ => spent += PASSED_BYTES,
             }
@@ -152,7 +162,7 @@ mod tests {
         fn changed(&self) -> u64 {
             self.0
         }
-        fn write(&self, key: &u8, _: Mutation, bytes: &mut Vec<u8>) {
+        fn write(&self, key: &u8, _: Manner, bytes: &mut Vec<u8>) {
             bytes.extend([*key, self.0 as u8]);
         }
     }
@@ -188,7 +198,7 @@ mod tests {
     fn a_snapshot_shows_objects_as_they_were_whatever_happens_before_and_behind_it() {
         let mut map = Versioned::default();
         (1..=6).for_each(|key| set(&mut map, 10 * key, u64::from(key)));
-        map.freeze(6);
+        map.freeze(6, Format::Current);
         let whole = parts(
             &mut map,
             &[
@@ -213,7 +223,7 @@ mod tests {
     #[test]
     fn objects_that_are_newer_than_the_snapshot_use_its_budget_up_too() {
         let mut map = Versioned::default();
-        map.freeze(0);
+        map.freeze(0, Format::Current);
         (1..=5).for_each(|key| set(&mut map, key, 1));
         assert_eq!(parts(&mut map, &[]).len(), 6, "one is passed over in each, and then it ends");
     }
