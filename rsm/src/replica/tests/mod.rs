@@ -3,6 +3,7 @@
 
 mod commit;
 mod damage;
+mod forged;
 mod founding;
 mod guarded;
 mod input;
