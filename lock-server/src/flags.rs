@@ -67,16 +67,17 @@ pub(crate) struct ServeFlags {
     #[arg(long, env = "LOCK_SERVER_CLUSTER")]
     #[serde(deserialize_with = "from_text")]
     pub(crate) cluster: Option<MemberList>,
-    /// Where this member's log and snapshots are kept; made if it does not exist.
+    /// Where this member's log and snapshots are kept; made if it does not exist. On a file system that gives persistent memory away (mounted
+    /// with dax) the log is mapped in the mode nvm. What it is on stands in the line with which the server says that it listens.
     #[arg(long, env = "LOCK_SERVER_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// The cluster's name, the same for all members [default: plumeria].
     #[arg(long, env = "LOCK_SERVER_NAME")]
     pub(crate) name: Option<String>,
-    /// What the log and the snapshots survive, the same for all members [default: nvm]. nvm: a loss of power, in persistent memory or
-    /// files. full-ss: the same, in files. epoch-ss: nothing, they are in memory and fetched from the others after each start. ring: the
-    /// end of the process, in shared memory, and that of the host, in the shared memory of the member before it. In epoch-ss the
-    /// cluster stops for good if a majority is lost at once; in ring, if a majority of hosts is lost with those before them.
+    /// What the log and the snapshots survive, the same for all members [default: nvm]. nvm: a loss of power, in persistent memory where
+    /// the data directory is on some, else in files. full-ss: the same, always in files. epoch-ss: nothing, they are in memory and fetched from
+    /// the others after each start. ring: the end of the process, in shared memory, and that of the host, in the shared memory of the member
+    /// before it. In epoch-ss the cluster stops for good if a majority is lost at once; in ring, if a majority of hosts is lost with those before them.
     #[arg(long, env = "LOCK_SERVER_DURABILITY", value_name = "MODE")]
     #[serde(deserialize_with = "from_text")]
     pub(crate) durability: Option<Durability>,

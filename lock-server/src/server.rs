@@ -147,13 +147,15 @@ impl Server {
             tasks.spawn(watch_files(tls, access));
         }
         if let Some(listener) = metrics_listener {
-            let probe = Probe { handle: handle.clone(), counters, cluster, mode, started: SystemTime::now() };
+            let probe =
+                Probe { handle: handle.clone(), counters, cluster, mode: mode.clone(), started: SystemTime::now() };
             tasks.spawn(answer_all(listener, Arc::new(probe)));
         }
         tasks.spawn(TickerTask { handle: handle.clone(), pulse: pulse.clone(), keep_alives }.run());
         tasks.spawn(sweep(handle.clone(), pulse));
         tasks.spawn(accept_all(listener, Arc::new(edge)));
-        tracing::info!(member = handle.member().0, %listen, durability = handle.durability(), "listening");
+        let (durability, writer) = (handle.durability(), if handle.is_inline() { "inline" } else { "thread" });
+        tracing::info!(member = handle.member().0, %listen, mode, durability, writer, "listening");
         Ok(Server { handle, node, address, tasks, revoker, retryer })
     }
 

@@ -15,7 +15,7 @@ use crate::file::{FileMedium, is_in_memory};
 use crate::medium::{Guarantee, Media, Medium};
 use crate::shm::ShmMedium;
 use crate::superblock::Superblock;
-use crate::{Backend, Error};
+use crate::{Backend, Error, Options};
 
 const STORE: &str = "store";
 const UNFINISHED: &str = "store.new";
@@ -48,7 +48,7 @@ impl New {
 }
 
 /// Files for a new store of this size, locked and written in full.
-pub(crate) fn create(dir: &Path, backend: Backend, size: u64) -> Result<(Media<Native>, New), Error> {
+pub(crate) fn create(dir: &Path, options: &Options, size: u64) -> Result<(Media<Native>, New), Error> {
     let preparing = Error::io("preparing the store");
     fs::create_dir_all(dir).map_err(&preparing)?;
     refuse_if_occupied(dir)?;
@@ -62,13 +62,13 @@ pub(crate) fn create(dir: &Path, backend: Backend, size: u64) -> Result<(Media<N
     if !same {
         return Err(Error::Exists { dir: dir.to_owned() });
     }
-    if backend == Backend::Shm && !is_in_memory(&file).map_err(&preparing)? {
+    if options.backend == Backend::Shm && !is_in_memory(&file).map_err(&preparing)? {
         fs::remove_file(&path).map_err(&preparing)?;
         return Err(Error::NotTmpfs { dir: dir.to_owned() });
     }
     let written = file.set_len(0).and_then(|()| write_zeros(&file, size)).and_then(|()| file.sync_all());
     written.map_err(|source| give_up(dir, &path, size, source))?;
-    Ok((media(dir, file, backend)?, New { dir: dir.to_owned() }))
+    Ok((media(dir, file, options)?, New { dir: dir.to_owned() }))
 }
 
 /// A store that has no room leaves none of it behind.
@@ -101,7 +101,7 @@ fn write_zeros(file: &File, size: u64) -> io::Result<()> {
 }
 
 /// The files of a store that is there, locked.
-pub(crate) fn open(dir: &Path, backend: Backend) -> Result<Media<Native>, Error> {
+pub(crate) fn open(dir: &Path, options: &Options) -> Result<Media<Native>, Error> {
     let file = match OpenOptions::new().read(true).write(true).open(dir.join(STORE)) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -113,10 +113,10 @@ pub(crate) fn open(dir: &Path, backend: Backend) -> Result<Media<Native>, Error>
     let mut plain = FileMedium::new(file.try_clone().map_err(Error::io("opening the store"))?)
         .map_err(Error::io("opening the store"))?;
     let stored = Superblock::read(&mut plain)?.0.backend;
-    if stored != backend {
-        return Err(Error::OtherBackend { stored, asked: backend });
+    if stored != options.backend {
+        return Err(Error::OtherBackend { stored, asked: options.backend });
     }
-    media(dir, file, backend)
+    media(dir, file, options)
 }
 
 /// Removes the files of a store, once its lock is held. The store goes last, so that a crash leaves something to remove.
@@ -140,21 +140,22 @@ pub(crate) fn remove(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn media(dir: &Path, file: File, backend: Backend) -> Result<Media<Native>, Error> {
+fn media(dir: &Path, file: File, options: &Options) -> Result<Media<Native>, Error> {
     let opening = Error::io("opening the store");
     let area = |name: &str| {
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join(name));
         options.and_then(FileMedium::new).map(Native::File)
     };
     let areas = [area(AREAS[0]).map_err(&opening)?, area(AREAS[1]).map_err(&opening)?];
-    if backend == Backend::Shm && !is_in_memory(&file).map_err(&opening)? {
+    if options.backend == Backend::Shm && !is_in_memory(&file).map_err(&opening)? {
         return Err(Error::NotTmpfs { dir: dir.to_owned() });
     }
-    let store = match backend {
-        Backend::File => match DaxMedium::new(file).map_err(&opening)? {
+    let store = match options.backend {
+        Backend::File if options.may_map => match DaxMedium::new(file).map_err(&opening)? {
             Ok(medium) => Ok(Native::Dax(medium)),
             Err(file) => FileMedium::new(file).map(Native::File),
         },
+        Backend::File => FileMedium::new(file).map(Native::File),
         Backend::Shm => ShmMedium::new(file).map(Native::Shm),
     };
     Ok(Media { store: store.map_err(&opening)?, areas })

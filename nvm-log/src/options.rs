@@ -57,12 +57,20 @@ pub struct Options {
     pub ring_bytes: u64,
     /// When the witness line is flushed.
     pub witness: Witness,
+    /// Map the file back end's file where it lies on persistent memory. Without, it is written as a file there as well.
+    pub may_map: bool,
     /// Begin reading at the first batch that the newest snapshot does not contain, and leave out the frames before it. Only for opening.
     pub skip_covered: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { backend: Backend::File, ring_bytes: 64 << 20, witness: Witness::Lazy, skip_covered: false }
+        Options {
+            backend: Backend::File,
+            ring_bytes: 64 << 20,
+            witness: Witness::Lazy,
+            may_map: true,
+            skip_covered: false,
+        }
     }
 }

@@ -153,11 +153,13 @@ fn shared_memory_is_mapped_on_tmpfs_only_and_called_volatile() {
     let shm = options(Backend::Shm);
     if let Err(error) = Store::format(on_disk.path(), &shm, identity()) {
         assert!(matches!(error, Error::NotTmpfs { .. }), "{error}");
-        assert_eq!(Store::format(on_disk.path(), &file(), identity()).expect("a new store").backend(), "file, durable");
+        let unmapped = Options { may_map: false, ..file() };
+        let store = Store::format(on_disk.path(), &unmapped, identity()).expect("a new store");
+        assert_eq!((store.backend().as_str(), store.is_mapped()), ("file, durable", false));
     }
     let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
     let mut store = Store::format(dir.path(), &shm, identity()).expect("a new store");
-    assert_eq!(store.backend(), "shm, volatile");
+    assert_eq!((store.backend().as_str(), store.is_mapped()), ("shm, volatile", true));
     for op in 1..=100 {
         store.append(&frame(op, &[op as u8; 300])).expect("the medium is sound");
     }

@@ -271,6 +271,7 @@ fn members_on_shared_memory_write_inline_and_survive_the_end_of_the_process() {
             assert_eq!(cluster.remember(&format!("word {count}")).await, count);
         }
         assert!(cluster.handle(1).durability().contains("volatile"), "{}", cluster.handle(1).durability());
+        assert!(cluster.handle(1).is_inline(), "memory is written by the replica thread");
         for id in 1..=3 {
             cluster.kill(id).await;
         }

@@ -44,6 +44,8 @@ pub(super) struct Shared {
     /// The last view known at the start; 0 for none.
     pub(super) first_view: u64,
     pub(super) durability: String,
+    /// The replica thread writes the store itself.
+    pub(super) is_inline: bool,
     /// A stop of this member costs the cluster a copy of everything.
     pub(super) is_volatile: bool,
     pub(super) inbox: Arc<Inbox>,
@@ -144,6 +146,12 @@ impl Handle {
     /// The back end and what it is worth, for people, as in "file, durable".
     pub fn durability(&self) -> &str {
         &self.shared.durability
+    }
+
+    /// Whether the replica thread writes the store itself: memory, persistent or not, is written faster than another thread wakes up. Else a
+    /// thread of its own does.
+    pub fn is_inline(&self) -> bool {
+        self.shared.is_inline
     }
 
     /// In the mode `ring`, whose memory holds what this member acknowledges; `None` where its own alone does. For waiting, too.

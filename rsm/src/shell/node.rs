@@ -185,11 +185,12 @@ impl Node {
         let NodeSettings { member, data_dir, memory_dir, backend, ring_bytes, .. } = &settings;
         match settings.durability {
             Durability::Nvm | Durability::FullSs => {
-                let options = Options { backend: *backend, ring_bytes: *ring_bytes, ..Options::default() };
+                let may_map = settings.durability == Durability::Nvm;
+                let options = Options { backend: *backend, ring_bytes: *ring_bytes, may_map, ..Options::default() };
                 let (store, contents) = store::open(data_dir, &options, *member)?;
                 let log_bytes = store.ring_bytes();
                 let name = store.backend();
-                let inline = *backend == Backend::Shm;
+                let inline = store.is_mapped();
                 let dir = data_dir.clone();
                 let begin_anew: BeginAnew<nvm_log::Store> =
                     Box::new(move |store, repair| store::begin_anew(&dir, &options, store, repair));
@@ -247,6 +248,7 @@ impl Node {
             clock,
             first_view: found.entered,
             durability: name,
+            is_inline: inline,
             is_volatile,
             inbox: Arc::clone(&inbox),
             status,

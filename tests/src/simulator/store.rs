@@ -104,7 +104,7 @@ impl Store {
             Durability::Durable | Durability::Process => Backend::File,
         };
         let witness = if plan.witness_is_sync { Witness::Sync } else { Witness::Lazy };
-        let options = nvm_log::Options { backend, ring_bytes: plan.ring_bytes, witness, skip_covered: false };
+        let options = nvm_log::Options { backend, ring_bytes: plan.ring_bytes, witness, ..nvm_log::Options::default() };
         let disk = SimDisk::forgetful(plan.unit_bytes);
         disk.set_boot_id([1; 16]);
         disk.set_gathers(plan.unit_bytes >= SECTOR_BYTES);
