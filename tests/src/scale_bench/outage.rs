@@ -54,7 +54,7 @@ pub(super) async fn outages(
     let (mut gaps, mut all_served) = (Vec::new(), Vec::new());
     let mut refused = 0;
     while (gaps.len() as u64) < times {
-        let primary = cluster.settle(&anywhere()).await?.primary;
+        let primary = cluster.agree(&anywhere()).await?.primary;
         let mark = probe.mark();
         let began = Instant::now();
         if let Some(why) = make(cluster, primary, change).await? {
@@ -73,8 +73,8 @@ pub(super) async fn outages(
             cluster.launch(primary)?;
         }
     }
-    cluster.settle(&anywhere()).await?;
     probe.stop()?;
+    cluster.agree(&anywhere()).await?;
     let mut rows = Vec::new();
     if times > 0 {
         let name = change.name();

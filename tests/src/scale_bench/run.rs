@@ -60,14 +60,14 @@ pub async fn run_scale(scale: &Scale, told: &mut impl FnMut(&Row)) -> Checked<Ve
         new.iter().for_each(&mut *told);
         rows.extend(new);
     };
-    let primary = cluster.settle(&anywhere()).await?.primary;
+    let primary = cluster.agree(&anywhere()).await?.primary;
     tell(vec![Idle::watch(&cluster, primary, scale.watch).await?.row("without sessions")]);
     for change in [Change::Promote, Change::Restart] {
         tell(outages(&mut cluster, None, change, scale.hand_overs, "one client").await?);
     }
     let mut crowd = fill(scale, &cluster, &mut tell).await?;
     tell(beside_snapshots(scale, &cluster).await?);
-    let primary = cluster.settle(&anywhere()).await?.primary;
+    let primary = cluster.agree(&anywhere()).await?.primary;
     tell(expiry(scale, &cluster, primary).await?);
     let who = format!("{} sessions", crowd.len());
     for (change, times) in
@@ -82,7 +82,7 @@ pub async fn run_scale(scale: &Scale, told: &mut impl FnMut(&Row)) -> Checked<Ve
 
 /// The sessions, with all their locks; memory and CPU with and without.
 async fn fill(scale: &Scale, cluster: &Cluster, tell: &mut impl FnMut(Vec<Row>)) -> Checked<Crowd> {
-    let primary = cluster.settle(&anywhere()).await?.primary;
+    let primary = cluster.agree(&anywhere()).await?.primary;
     let empty = memory_bytes(cluster, primary).await?;
     let crowd = Crowd::connect(&cluster.endpoints(), scale.sessions, scale.lease)?;
     let open = memory_bytes(cluster, primary).await?;
@@ -98,7 +98,7 @@ async fn fill(scale: &Scale, cluster: &Cluster, tell: &mut impl FnMut(Vec<Row>))
     let began = Instant::now();
     crowd.take(scale.locks_each).await?;
     let took = began.elapsed();
-    let agreed = cluster.settle(&anywhere()).await?;
+    let agreed = cluster.agree(&anywhere()).await?;
     let idle = Idle::watch(cluster, agreed.primary, scale.watch).await?;
     let mut backup = 0;
     for id in (1..=REPLICAS).filter(|id| *id != agreed.primary) {
@@ -124,7 +124,7 @@ async fn fill(scale: &Scale, cluster: &Cluster, tell: &mut impl FnMut(Vec<Row>))
 
 /// Acquires of one client while load lets snapshots of all that is held come due.
 async fn beside_snapshots(scale: &Scale, cluster: &Cluster) -> Checked<Vec<Row>> {
-    let primary = cluster.settle(&anywhere()).await?.primary;
+    let primary = cluster.agree(&anywhere()).await?.primary;
     let (before, _) = snapshots(cluster, primary)?;
     let builder = LockClient::builder(cluster.endpoints()).name("load").lease(LOAD_LEASE);
     let load = builder.cache(LOAD_KEPT, LOAD_LEASE).connect().await?;
