@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rsm::{Message, Record};
 
 /// Branches that a suite of some hundred seeds must reach; the test fails when one was not.
-pub const MUST_BE_REACHED: [&str; 90] = [
+pub const MUST_BE_REACHED: [&str; 96] = [
     "acquires given up",
     "acquires that came after their cancel",
     "answers ok",
@@ -77,6 +77,12 @@ pub const MUST_BE_REACHED: [&str; 90] = [
     "rolling restarts",
     "sessions closed or abandoned",
     "sessions lost",
+    "sets dissolved",
+    "sets given up",
+    "sets granted at once",
+    "sets granted to waiters",
+    "sets held",
+    "sets of which a guard was dead when all were there",
     "snapshot chunks",
     "snapshot installs",
     "snapshots",

@@ -15,7 +15,7 @@
 //! # Limits of this implementation
 //!
 //! Damage is a place or two at a time, and comes while a member is down; the system's own caches are not simulated beyond
-//! what [`nvm_log::medium`] promises. Locks are taken one at a time. Members come and go only
+//! what [`nvm_log::medium`] promises. Members come and go only
 //! where stores are durable: of volatile members, one that decides its own removal forgets its vote by stopping, which
 //! together with lost stores is more than the atlas counts.
 

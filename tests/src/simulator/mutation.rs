@@ -42,7 +42,7 @@ mod present {
     use crate::simulator::machine::Replicated;
 
     /// Bugs that this simulator does not show: each with the file of its crate, and the test there, that catches it.
-    const ELSEWHERE: [(&str, &str, &str); 7] = [
+    const ELSEWHERE: [(&str, &str, &str); 6] = [
         // What such a bound lets pass has to be cut at the guard, and both memories lost, before the next word.
         ("ring-old-bound", "rsm/src/ring/tests/mod.rs", "a_place_of_an_older_view_is_no_bound"),
         // The primary of a view that has not started has to be asked for a change just then, and twice.
@@ -62,8 +62,6 @@ mod present {
         ("any-recoverer", BUGS, EACH_BUG),
         // It takes coincidences that the crash images bring about: here hundreds of seeds.
         ("log-believe-unflushed", "nvm-log/src/crash_tests/mod.rs", "every_known_bug_is_caught"),
-        // Nobody in the workload takes several locks at once.
-        ("sets-overtake", BUGS, EACH_BUG),
     ];
 
     const BUGS: &str = "lock-server/src/scenarios/bugs.rs";

@@ -20,7 +20,7 @@ use super::network::Network;
 use super::plan::{Plan, Workload};
 use super::trace::Trace;
 use super::workload::asking::{Asking, Client, address_of};
-use super::workload::locks::{LockEvent, LockWorld};
+use super::workload::locks::{LockEvent, LockWorld, WishPlan};
 
 /// Something that happens to somebody. Members and clients by index.
 #[derive(Debug)]
@@ -91,6 +91,8 @@ pub(crate) struct World {
     pub(crate) media_dice: Dice,
     /// For who uses the lock service beside its clients; likewise.
     pub(crate) lock_dice: Dice,
+    /// For what its users and sessions wish for besides single locks; likewise.
+    pub(crate) wish_dice: Dice,
     /// True time, µs.
     pub(crate) now: u64,
     pub(crate) events: u64,
@@ -155,6 +157,7 @@ impl World {
             dice,
             media_dice,
             lock_dice: Dice::new((!seed).rotate_left(23)),
+            wish_dice: WishPlan::dice(!seed),
             now: 0,
             events: 0,
             queue: BinaryHeap::new(),

@@ -6,7 +6,7 @@ use lock_client::cores::{CacheLimits, CachedLock, Clocks, Grant, LockSession, St
 use lock_protocol::{Command, FencingToken, LockName, Mode, Notice, SessionId, Submission};
 
 use super::{Check, Invariants, Violation};
-use crate::simulator::workload::locks::users::{UserState, Waiter};
+use crate::simulator::workload::locks::users::{User, Waiter};
 use crate::simulator::world::World;
 
 /// A revoke that came with a keep-alive first: the callback connection has so long to show that it lives, ns.
@@ -72,6 +72,7 @@ impl Conduct {
     /// Requests leave: nothing is given up that was used and not flushed, unless an operator had ended it.
     pub(crate) fn submits(&mut self, session: &LockSession<Waiter>, submission: &Submission) -> Check {
         for request in &submission.requests {
+            self.asks_for_what_it_gave_back(session, &request.command)?;
             let (Command::Release { name, token, .. } | Command::Downgrade { name, token }) = &request.command else {
                 continue;
             };
@@ -92,6 +93,22 @@ impl Conduct {
             }
         }
         Ok(())
+    }
+
+    /// Who asks for a set says by that that it has none of it.
+    fn asks_for_what_it_gave_back(&self, session: &LockSession<Waiter>, command: &Command) -> Check {
+        let Command::AcquireAll { set } = command else { return Ok(()) };
+        let has_unflushed = |name: &LockName| {
+            let forced = lock_of(session, name).map_or(FencingToken(0), CachedLock::forced);
+            self.unflushed.get(name).is_some_and(|(used, _)| *used > forced)
+        };
+        match set.iter().find(|(name, _)| has_unflushed(name)) {
+            Some((name, _)) => {
+                let detail = format!("session {}: {command:?}, {name} is unflushed", session.id());
+                Err(Violation::new("what was used is flushed before it is given up", detail))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The connections are others now, or a notice came on the callback connection.
@@ -201,9 +218,8 @@ impl World {
         let clocks = it.clock.read(now);
         let (users, state) = (&mut it.users, &it.state);
         let Some(opened) = state.opened() else { return Ok(()) };
-        for user in users {
-            let UserState::Has { name, grant, is_dead, .. } = &mut user.state else { continue };
-            let is_valid = !opened.session.valid_for(name, *grant, clocks).is_zero();
+        for (name, grant, is_dead) in users.iter_mut().flat_map(User::guards_mut) {
+            let is_valid = !opened.session.valid_for(name, grant, clocks).is_zero();
             if *is_dead && is_valid {
                 let detail = format!("client {client}: {grant:?} of {name}");
                 return Err(Violation::new("a guard that died stays dead", detail));

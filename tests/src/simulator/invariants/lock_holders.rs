@@ -6,7 +6,7 @@ use lock_protocol::{Answer, LockName, Mode, Query, SessionId};
 
 use super::lock_truth::Seen;
 use super::{Check, Invariants, Violation};
-use crate::simulator::workload::locks::users::UserState;
+use crate::simulator::workload::locks::users::User;
 use crate::simulator::world::World;
 
 impl Invariants {
@@ -29,15 +29,12 @@ impl World {
         self.locks.clients.iter().enumerate().flat_map(move |(client, it)| {
             let clocks = it.clock.read(self.now);
             let session = it.opened().map(|opened| &opened.session);
-            it.users.iter().enumerate().filter_map(move |(user, state)| match &state.state {
-                UserState::Has { name: held, grant, .. } if held == name => {
-                    let valid = session.is_some_and(|session| !session.valid_for(name, *grant, clocks).is_zero());
-                    let voided = session.is_some_and(|session| {
-                        self.invariants.locks.tenures.is_voided(session.id(), name, grant.token)
-                    });
-                    (valid && !voided).then_some((client, user, *grant))
-                }
-                _ => None,
+            it.users.iter().enumerate().filter_map(move |(user, state)| {
+                let (_, grant) = state.guards().find(|(held, _)| *held == name)?;
+                let session = session?;
+                let valid = !session.valid_for(name, grant, clocks).is_zero();
+                let voided = self.invariants.locks.tenures.is_voided(session.id(), name, grant.token);
+                (valid && !voided).then_some((client, user, grant))
             })
         })
     }
@@ -63,11 +60,8 @@ impl World {
 
     /// The same for all locks of a client.
     pub(crate) fn check_guards_of(&self, client: usize) -> Check {
-        let held = self.locks.clients[client].users.iter().filter_map(|user| match &user.state {
-            UserState::Has { name, .. } => Some(name),
-            _ => None,
-        });
-        held.into_iter().try_for_each(|name| self.check_guards(name))
+        let mut held = self.locks.clients[client].users.iter().flat_map(User::guards);
+        held.try_for_each(|(name, _)| self.check_guards(name))
     }
 
     /// Sessions ended in the log at this moment: none of their guards is valid.

@@ -45,7 +45,7 @@ impl Invariants {
         let waiters = entry.waiters.iter().map(|waiter| waiter.session).filter(lives);
         let queue = self.locks.queues.get(&entry.name).into_iter().flatten();
         shown.into_iter().eq(held.map(|(session, tenure)| (*session, tenure.token, tenure.mode)))
-            && waiters.eq(queue.map(|(session, _)| *session))
+            && waiters.eq(queue.map(|waiting| waiting.session))
     }
 
     fn are_forced(&self, name: &LockName, forced: &[ForcedTenure]) -> bool {

@@ -4,10 +4,11 @@ use super::lock_truth::Granted;
 use super::{Check, Invariants, Violation};
 
 impl Invariants {
-    /// A request is granted once: a second grant for it would be a second execution.
+    /// A request is granted once, by one op: a second grant for it would be a second execution.
     pub(super) fn grant_is_the_first_for_its_request(&mut self, grant: &Granted) -> Check {
         match self.locks.granted.insert((grant.session, grant.acquire), grant.token) {
             None => Ok(()),
+            Some(before) if before == grant.token => Ok(()),
             Some(before) => {
                 let detail = format!("{grant:?}, and before with token {before:?}");
                 Err(Violation::new("a request is executed at most once", detail))

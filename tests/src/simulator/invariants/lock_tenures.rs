@@ -52,6 +52,12 @@ impl Tenures {
         }
     }
 
+    /// The session says that it has none of it.
+    pub(super) fn is_let_go(&mut self, session: SessionId, name: &LockName) {
+        self.remove(session, name);
+        self.unconfirmed.remove(&(session, name.clone()));
+    }
+
     /// What a session had is over with it.
     pub(super) fn session_ended(&mut self, session: SessionId) {
         self.held.values_mut().for_each(|holders| holders.retain(|of, _| *of != session));

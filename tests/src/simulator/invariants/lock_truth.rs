@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lock_protocol::{Command, FencingToken, LockName, Mode, Outcome, RequestNumber, Requeued, SessionId};
+use lock_protocol::{Command, FencingToken, LockName, LockSet, Mode, Outcome, RequestNumber, Requeued, SessionId};
 use lock_server::machine::{Effect, Machine, Op, Reply};
 
 use super::lock_leases::Leases;
@@ -34,6 +34,22 @@ pub(super) struct Granted {
     pub(super) mode: Mode,
 }
 
+/// One who waits for a lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    pub(super) session: SessionId,
+    pub(super) acquire: RequestNumber,
+    pub(super) mode: Mode,
+    /// It waits for other locks too, and is granted all at once.
+    pub(super) is_set: bool,
+}
+
+impl Waiting {
+    pub(super) fn is_of(&self, grant: &Granted) -> bool {
+        (self.session, self.acquire) == (grant.session, grant.acquire)
+    }
+}
+
 /// The notes.
 #[derive(Debug, Default)]
 pub(crate) struct LockTruth {
@@ -44,7 +60,9 @@ pub(crate) struct LockTruth {
     /// Sessions that ended since the world looked.
     pub(crate) ended: Vec<SessionId>,
     /// Who waits, in the order of the log.
-    pub(super) queues: BTreeMap<LockName, Vec<(SessionId, RequestNumber)>>,
+    pub(super) queues: BTreeMap<LockName, Vec<Waiting>>,
+    /// Sets that wait.
+    pub(super) sets: BTreeMap<(SessionId, RequestNumber), LockSet>,
     pub(super) last_token: BTreeMap<LockName, FencingToken>,
     /// What was granted for which request.
     pub(super) granted: BTreeMap<(SessionId, RequestNumber), FencingToken>,
@@ -55,10 +73,23 @@ pub(crate) struct LockTruth {
     pub(super) ahead: Option<i128>,
     /// Grants in the name's log, and to how many sessions in a row.
     pub(super) last_holder: BTreeMap<LockName, SessionId>,
-    /// What waiters asked for.
-    modes: BTreeMap<(SessionId, RequestNumber), Mode>,
     pub(crate) tenures: Tenures,
     pub(crate) leases: Leases,
+}
+
+impl LockTruth {
+    /// Who waits for a lock by this request.
+    fn waiting(&self, name: &LockName, session: SessionId, acquire: RequestNumber) -> Option<&Waiting> {
+        self.queues.get(name)?.iter().find(|it| (it.session, it.acquire) == (session, acquire))
+    }
+
+    /// It waits no longer for any lock.
+    pub(super) fn leaves_all_queues(&mut self, session: SessionId, acquire: RequestNumber) {
+        self.sets.remove(&(session, acquire));
+        for queue in self.queues.values_mut() {
+            queue.retain(|it| (it.session, it.acquire) != (session, acquire));
+        }
+    }
 }
 
 impl Invariants {
@@ -80,6 +111,7 @@ impl Invariants {
             }
             (Op::Request { session, request, .. }, Reply::Outcome(outcome)) => {
                 self.gives_back(seen, *session, request.number, &request.command, outcome)?;
+                self.note_set(seen, *session, request.number, &request.command, outcome, &mut granted)?;
                 self.note_request(seen, *session, request.number, &request.command, outcome, &mut granted);
             }
             (
@@ -111,7 +143,10 @@ impl Invariants {
         for effect in &seen.effects {
             if let Effect::Granted { session, name, acquire, token, .. } = effect {
                 let (session, acquire, token) = (*session, *acquire, *token);
-                let mode = self.locks.modes.get(&(session, acquire)).copied().unwrap_or(Mode::Exclusive);
+                let waiting = self.locks.waiting(name, session, acquire);
+                let mode = waiting.map_or(Mode::Exclusive, |waiting| waiting.mode);
+                let is_first = waiting.is_some_and(|it| it.is_set && !granted.iter().any(|other| it.is_of(other)));
+                self.counters.add("sets granted to waiters", u64::from(is_first));
                 granted.push(Granted { session, acquire, name: name.clone(), token, mode });
                 self.counters.hit("grants to waiters");
             }
@@ -133,6 +168,7 @@ impl Invariants {
 
     fn check_grants(&mut self, seen: &Seen<'_>, granted: &[Granted]) -> Check {
         self.in_order_of_arrival(granted)?;
+        self.sets_are_whole(granted)?;
         for grant in granted {
             self.counters.hit("grants");
             self.grant_has_a_new_token(seen, grant)?;
@@ -181,12 +217,11 @@ impl Invariants {
             }
             Some(Some(_)) => self.counters.hit("grants asked for again"),
             Some(None) => {
-                let queue = self.locks.queues.entry(name).or_default();
-                if queue.contains(&(session, number)) {
+                if self.locks.waiting(&name, session, number).is_some() {
                     self.counters.hit("queued acquires asked for again");
                 } else {
-                    queue.push((session, number));
-                    self.locks.modes.insert((session, number), mode);
+                    let queue = self.locks.queues.entry(name).or_default();
+                    queue.push(Waiting { session, acquire: number, mode, is_set: false });
                 }
             }
             None => {}
@@ -196,8 +231,8 @@ impl Invariants {
                 self.counters.hit("cancels that met their grant");
             }
             self.locks.cancelled.insert((session, *acquire));
-            if let Some(queue) = self.locks.queues.get_mut(name) {
-                queue.retain(|waiter| *waiter != (session, *acquire));
+            if self.locks.waiting(name, session, *acquire).is_some() {
+                self.locks.leaves_all_queues(session, *acquire);
             }
         }
         if matches!(command, Command::Acquire { .. }) && self.locks.cancelled.contains(&(session, number)) {
@@ -219,8 +254,9 @@ impl Invariants {
             self.locks.leases.ended(*session);
             self.locks.tenures.session_ended(*session);
             for queue in self.locks.queues.values_mut() {
-                queue.retain(|(waiter, _)| waiter != session);
+                queue.retain(|waiter| waiter.session != *session);
             }
+            self.locks.sets.retain(|(of, _), _| of != session);
         }
         self.locks.ended.extend(ended);
     }

@@ -40,6 +40,7 @@
 //! | Each request is executed at most once. | section 5, duplicate window | `lock_requests` |
 //! | A cancelled waiter is never granted. | section 6 | `lock_requests`, and in the clients `users.rs` |
 //! | Waiters are served in the order of the log. | section 6 | `lock_order` |
+//! | All locks of a set are granted by one op, and none is held while it waits. | sets of locks | `lock_sets`, and in the clients `sets.rs` |
 //! | Service time is never faster than true time. | section 5 | `lock_time` |
 //! | What a lock guards takes no older tenure's write after a newer one's, and refuses only what has ended. | section 6 | `lock_fencing` |
 
@@ -55,6 +56,7 @@ mod lock_order;
 mod lock_queries;
 mod lock_requests;
 mod lock_sessions;
+mod lock_sets;
 mod lock_tenures;
 mod lock_time;
 mod lock_tokens;

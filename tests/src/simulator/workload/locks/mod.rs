@@ -22,9 +22,11 @@ mod operators;
 mod plan;
 mod rest;
 mod session;
+mod sets;
 mod strangers;
 pub(crate) mod users;
 mod vault;
+mod wishes;
 
 use std::collections::BTreeMap;
 
@@ -40,6 +42,7 @@ use operators::Operators;
 pub(crate) use plan::LockPlan;
 use strangers::Stranger;
 pub(crate) use vault::{Vault, VaultEvent};
+pub(crate) use wishes::WishPlan;
 
 /// A client process: its number among all starts of client processes and sessions. Events of an earlier one are void.
 pub(crate) type ClientRun = u64;

@@ -3,6 +3,7 @@
 use lock_server::machine::Limits;
 
 use super::faults::ClientFault;
+use super::wishes::WishPlan;
 use crate::simulator::dice::{Dice, MILLION};
 
 /// Drawn once a run. Times in µs, chances per million.
@@ -42,6 +43,7 @@ pub(crate) struct LockPlan {
     /// How long a client's process or machine stands still.
     pub(crate) pause_us: (u64, u64),
     pub(crate) others: OthersPlan,
+    pub(crate) wishes: WishPlan,
 }
 
 /// Who else uses the service, and how it is set up for them. Drawn from dice of its own, so that a seed's other choices stay what
@@ -120,6 +122,7 @@ impl LockPlan {
             away_us: (1_000, dice.spread((20_000, 4_000_000))),
             pause_us: (1_000, dice.spread((20_000, lease_ms * 3_000))),
             others: OthersPlan::draw(&mut Dice::new(seed.rotate_left(23)), clients),
+            wishes: WishPlan::draw(&mut WishPlan::dice(seed)),
         }
     }
 

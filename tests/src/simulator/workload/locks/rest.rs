@@ -3,7 +3,6 @@
 
 use super::LockEvent;
 use super::client::State;
-use super::users::UserState;
 use crate::simulator::invariants::{Check, Violation};
 use crate::simulator::world::{Event, World};
 
@@ -77,7 +76,7 @@ impl World {
 
     fn waiting_users(&self) -> impl Iterator<Item = (usize, u64, usize, u64)> {
         self.locks.clients.iter().enumerate().flat_map(|(client, it)| {
-            let waits = it.users.iter().enumerate().filter(|(_, user)| matches!(user.state, UserState::Waits { .. }));
+            let waits = it.users.iter().enumerate().filter(|(_, user)| user.waits());
             waits.map(move |(user, state)| (client, it.run, user, state.attempt))
         })
     }

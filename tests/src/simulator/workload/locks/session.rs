@@ -151,7 +151,7 @@ impl World {
     pub(crate) fn client_goes_on(&mut self, client: usize) -> Check {
         while let Some(opened) = self.locks.clients[client].opened_mut() {
             let effects = opened.session.take_effects();
-            if effects.is_empty() {
+            if effects.is_empty() && !self.settle_sets(client)? {
                 break;
             }
             for effect in effects {
@@ -207,7 +207,10 @@ impl World {
                 self.on_dial(client, run, link.0, true);
             }
             SessionEffect::Serve { name, waiter, grant } => return self.on_served(client, waiter, name, grant),
-            SessionEffect::Fail { waiter, .. } => self.on_refused(client, waiter),
+            SessionEffect::Fail { name, waiter, .. } => self.on_refused(client, waiter, &name),
+            SessionEffect::Dissolve { name, waiter } => {
+                self.on_part_ended(client, waiter, &name, false);
+            }
             SessionEffect::Flush { name, token, .. } => {
                 let wait = self.dice.between(self.plan.locks.flush_us);
                 let returned = LockEvent::Flushed { client, run, name, token: token.0 };

@@ -11,6 +11,7 @@ use lock_server::machine::Op;
 
 use super::LockEvent;
 use super::calls::{Asking, Caller, Told};
+use super::wishes::draw_set;
 use crate::simulator::dice::Dice;
 use crate::simulator::world::{Event, World};
 
@@ -76,6 +77,15 @@ impl Stranger {
         Request { number: self.next_number(), command }
     }
 
+    /// A lock that it has not asked for before may be one of several.
+    fn widen(&self, mut request: Request, dice: &mut Dice, chance: u64, names: &[LockName]) -> Request {
+        let is_new = request.number.0 == self.last_number && self.sent.iter().all(|it| it.number != request.number);
+        if is_new && matches!(request.command, Command::Acquire { .. }) && dice.chance(chance) {
+            request.command = Command::AcquireAll { set: draw_set(dice, names) };
+        }
+        request
+    }
+
     /// The cancel of what is sent later.
     fn cancel_ahead(&mut self, name: LockName, mode: Mode) -> Request {
         let command = match self.held.last() {
@@ -130,7 +140,10 @@ impl World {
                 let command = Command::Acquire { name: draw_name(dice, &self.locks.names), mode: Mode::Shared };
                 Request { number: RequestNumber(WASTED + it.wasted), command }
             }
-            _ => it.draw(dice, &self.locks.names),
+            _ => {
+                let request = it.draw(dice, &self.locks.names);
+                it.widen(request, &mut self.wish_dice, self.plan.locks.wishes.sets, &self.locks.names)
+            }
         };
         if dice.chance(200_000) {
             it.floor = it.last_number.saturating_sub(dice.below(6)).max(it.floor);
@@ -170,12 +183,13 @@ impl World {
             (_, Ok(Told::Closed)) => it.session = None,
             (Asking::Submission(submission), Ok(Told::Outcomes(outcomes))) => {
                 for (request, outcome) in submission.requests.iter().zip(outcomes) {
-                    let name = request.command.name();
                     match outcome {
                         Outcome::Granted { token, .. }
                         | Outcome::Upgraded { token }
                         | Outcome::AlreadyHeld { token, .. }
-                        | Outcome::Released { requeued: Some(Requeued::Granted { token, .. }) } => it.has(name, token),
+                        | Outcome::Released { requeued: Some(Requeued::Granted { token, .. }) } => {
+                            request.command.names().for_each(|name| it.has(name, token));
+                        }
                         Outcome::SessionGone => it.session = None,
                         Outcome::LimitReached { .. } => self.invariants.counters.hit("limits reached"),
                         _ => {}

@@ -1,8 +1,9 @@
-//! Local users: each wants one lock at a time, waits, uses it, and gives it back.
+//! Local users: each wants one lock at a time, or a set of them (`sets.rs`), waits, uses it, and gives it back.
 
 use lock_client::cores::{Acquired, Grant, WaiterId};
 use lock_protocol::{LockName, Mode};
 
+use super::sets::{Several, Standing};
 use super::vault::Ask;
 use super::{ClientRun, LockEvent};
 use crate::simulator::invariants::{Check, Violation};
@@ -37,6 +38,47 @@ pub(crate) enum UserState {
         /// It was not valid once.
         is_dead: bool,
     },
+    Several(Several),
+}
+
+impl User {
+    /// What it has, and whether it was dead once.
+    pub(crate) fn guards_mut(&mut self) -> impl Iterator<Item = (&LockName, Grant, &mut bool)> {
+        let (one, several) = match &mut self.state {
+            UserState::Has { name, grant, is_dead, .. } => (Some((&*name, *grant, is_dead)), None),
+            UserState::Several(several) => (None, Some(several)),
+            UserState::Idle | UserState::Waits { .. } => (None, None),
+        };
+        let parts = several.into_iter().flat_map(|several| &mut several.parts);
+        let parts = parts.filter_map(|part| match &mut part.standing {
+            Standing::Has { grant, is_dead } => Some((&part.name, *grant, is_dead)),
+            _ => None,
+        });
+        one.into_iter().chain(parts)
+    }
+
+    /// What it has.
+    pub(crate) fn guards(&self) -> impl Iterator<Item = (&LockName, Grant)> {
+        let (one, several) = match &self.state {
+            UserState::Has { name, grant, .. } => (Some((name, *grant)), None),
+            UserState::Several(several) => (None, Some(several)),
+            UserState::Idle | UserState::Waits { .. } => (None, None),
+        };
+        let parts = several.into_iter().flat_map(|several| &several.parts);
+        let parts = parts.filter_map(|part| match part.standing {
+            Standing::Has { grant, .. } => Some((&part.name, grant)),
+            _ => None,
+        });
+        one.into_iter().chain(parts)
+    }
+
+    pub(crate) fn waits(&self) -> bool {
+        match &self.state {
+            UserState::Waits { .. } => true,
+            UserState::Several(several) => several.waits(),
+            UserState::Idle | UserState::Has { .. } => false,
+        }
+    }
 }
 
 /// How far its use of the lock is.
@@ -66,6 +108,8 @@ impl World {
         match &it.state {
             UserState::Idle => self.user_wants(client, user),
             UserState::Waits { .. } => Ok(()),
+            UserState::Several(several) if several.waits() => Ok(()),
+            UserState::Several(_) => self.user_ends_several(client, user),
             UserState::Has { stage, .. } => match stage {
                 Stage::Begins => {
                     self.user_begins(client, user);
@@ -89,6 +133,9 @@ impl World {
     }
 
     fn user_wants(&mut self, client: usize, user: usize) -> Check {
+        if let Some(set) = self.draw_several() {
+            return self.user_wants_several(client, user, set);
+        }
         let Some((name, mode)) = self.draw_wish(client, user) else { return Ok(()) };
         let (now, probing) = (self.now, self.locks.probing);
         let it = &mut self.locks.clients[client];
@@ -123,11 +170,11 @@ impl World {
 
     pub(crate) fn on_give_up(&mut self, client: usize, run: ClientRun, user: usize, attempt: u64) -> Check {
         let now = self.now;
-        let Some(User { state: UserState::Waits { name, waiter: Some(waiter), .. }, .. }) =
-            self.user(client, run, user, attempt)
-        else {
-            return Ok(());
-        };
+        let Some(it) = self.user(client, run, user, attempt).filter(|user| user.waits()) else { return Ok(()) };
+        if let UserState::Several(_) = it.state {
+            return self.several_given_up(client, user);
+        }
+        let UserState::Waits { name, waiter: Some(waiter) } = &it.state else { return Ok(()) };
         let (name, waiter) = (name.clone(), *waiter);
         let it = &mut self.locks.clients[client];
         let clocks = it.clock.read(now);
@@ -144,6 +191,9 @@ impl World {
 
     /// The session serves a waiter.
     pub(crate) fn on_served(&mut self, client: usize, (user, attempt): Waiter, name: LockName, grant: Grant) -> Check {
+        if self.on_part_served(client, (user, attempt), &name, grant)? {
+            return Ok(());
+        }
         let it = &self.locks.clients[client];
         let waits = it.users.get(user).is_some_and(|it| {
             it.attempt == attempt && matches!(&it.state, UserState::Waits { name: wanted, .. } if *wanted == name)
@@ -156,7 +206,10 @@ impl World {
         self.user_has(client, user, name, grant)
     }
 
-    pub(crate) fn on_refused(&mut self, client: usize, (user, attempt): Waiter) {
+    pub(crate) fn on_refused(&mut self, client: usize, (user, attempt): Waiter, name: &LockName) {
+        if self.on_part_ended(client, (user, attempt), name, true) {
+            return;
+        }
         let it = &mut self.locks.clients[client];
         if let Some(waiting) = it.users.get_mut(user).filter(|user| user.attempt == attempt) {
             waiting.state = UserState::Idle;
@@ -170,11 +223,15 @@ impl World {
         it.users[user].state =
             UserState::Has { name: name.clone(), grant, read: None, stage: Stage::Begins, is_dead: false };
         self.user_later(client, user, 0);
+        self.guard_begins(client, &name, grant)
+    }
+
+    pub(super) fn guard_begins(&mut self, client: usize, name: &LockName, grant: Grant) -> Check {
         if let Some(opened) = self.locks.clients[client].opened_mut() {
-            opened.conduct.served(&name, grant)?;
+            opened.conduct.served(name, grant)?;
         }
         self.invariants.counters.hit("guards");
-        self.check_guards(&name)
+        self.check_guards(name)
     }
 
     /// The user runs: what the lock guards is read, where it is used.
