@@ -53,6 +53,8 @@ pub enum Mutant {
     ForcesAtOnce,
     /// Force: nobody tells the holder.
     ForcesSilently,
+    /// Lock delay: the locks of a dead session that asked for one are free when it dies.
+    IgnoresDelay,
     /// Recovery: the locks of a dead session that is to be recovered are free when it dies.
     FreesUnrecovered,
     /// Recovery: whoever says that a session is recovered is believed.
@@ -67,7 +69,7 @@ pub enum Mutant {
 
 /// All of them, with their names on the command line.
 #[cfg(any(test, feature = "mutants"))]
-pub const MUTANTS: [(&str, Mutant); 29] = [
+pub const MUTANTS: [(&str, Mutant); 30] = [
     ("clock-first", Mutant::ClockFirst),
     ("elapsed-twice", Mutant::ElapsedTwice),
     ("former-term", Mutant::FormerTerm),
@@ -92,6 +94,7 @@ pub const MUTANTS: [(&str, Mutant); 29] = [
     ("release-unchecked", Mutant::ReleaseUnchecked),
     ("forces-at-once", Mutant::ForcesAtOnce),
     ("forces-silently", Mutant::ForcesSilently),
+    ("ignores-delay", Mutant::IgnoresDelay),
     ("frees-unrecovered", Mutant::FreesUnrecovered),
     ("any-recoverer", Mutant::AnyRecoverer),
     ("lost-revoke", Mutant::LostRevoke),

@@ -234,6 +234,9 @@ impl Sessions {
         session.changed = op;
         session.window = Window::default();
         session.kept = session.keeps(ending, now).filter(|_| !self.mutation.is(Mutant::FreesUnrecovered));
+        if self.mutation.is(Mutant::IgnoresDelay) {
+            session.kept = session.kept.take().filter(|kept| kept.recovery.is_some());
+        }
         if let Some(group) = session.group() {
             self.recoveries.left(group, id);
         }

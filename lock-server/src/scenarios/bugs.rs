@@ -38,6 +38,7 @@ fn scenario(mutant: Mutant) -> Scenario {
         Mutant::ReleaseUnchecked => late_release_ends_a_later_tenure,
         Mutant::ForcesAtOnce => next_has_the_lock_while_the_forced_holder_believes_in_its_own,
         Mutant::ForcesSilently => forced_holder_is_renewed_and_not_told,
+        Mutant::IgnoresDelay => lock_passes_on_before_its_delay,
         Mutant::FreesUnrecovered => lock_passes_on_before_its_recovery,
         Mutant::AnyRecoverer => late_recoverer_is_believed,
         Mutant::LostRevoke => holder_hears_nothing_from_a_new_primary,
@@ -361,6 +362,18 @@ fn a_bug_is_not_carried_by_snapshots_and_is_kept_over_a_restore() {
     let query = Op::Read(Query::Locks { prefix: String::new(), after: None, limit: 1 });
     let reply = Reply::decode(&machine.apply(1, &query.encode()));
     assert_eq!(reply, Ok(Reply::Answer(Answer::Locks { entries: vec![], more: false })));
+}
+
+/// A session that asked for a lock delay dies, and another waits.
+fn lock_passes_on_before_its_delay(mutant: Option<Mutant>) -> bool {
+    let mut primary = Primary::new(mutant);
+    let dead = primary.open_with(1, 500, 60_000, false);
+    let waiter = primary.open(2, 60_000);
+    primary.acquire(dead, "a", X);
+    primary.acquire(waiter, "a", X);
+    primary.dies_at(dead);
+    primary.sweep();
+    primary.holders("a") == [waiter]
 }
 
 /// M25: a session whose death requires a recovery dies; nobody has recovered it.

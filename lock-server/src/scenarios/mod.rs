@@ -19,6 +19,7 @@
 //! | 16 | keep-alives carry revokes | `a_holder_without..` | lost-revoke, revokes-once |
 //! | 20 | a number below the floor is not executed, the window is bounded | `a_number_below..` | ignores-floor, snapshot-forgets |
 //! | 25 | a dead session is recovered by one live session at a time, and its locks wait for it | [`recovery`] | frees-unrecovered, any-recoverer |
+//! | | a lock delay withholds what the dead held | `bugs`, `a_lock_delay_and..` | ignores-delay |
 //! | 23 | force withholds, and tells until it is confirmed | [`force`] | forces-at-once, forces-silently |
 //!
 //! What is not here is in `machine::scripts`.

@@ -42,7 +42,7 @@ mod present {
     use crate::simulator::machine::Replicated;
 
     /// Bugs that this simulator does not show: each with the file of its crate, and the test there, that catches it.
-    const ELSEWHERE: [(&str, &str, &str); 6] = [
+    const ELSEWHERE: [(&str, &str, &str); 4] = [
         // What such a bound lets pass has to be cut at the guard, and both memories lost, before the next word.
         ("ring-old-bound", "rsm/src/ring/tests/mod.rs", "a_place_of_an_older_view_is_no_bound"),
         // The primary of a view that has not started has to be asked for a change just then, and twice.
@@ -57,15 +57,9 @@ mod present {
             "rsm/src/replica/tests/witness.rs",
             "s13_a_new_primary_takes_a_replicas_log_before_the_witnesss",
         ),
-        // No session of the workload belongs to a recovery group.
-        ("frees-unrecovered", BUGS, EACH_BUG),
-        ("any-recoverer", BUGS, EACH_BUG),
         // It takes coincidences that the crash images bring about: here hundreds of seeds.
         ("log-believe-unflushed", "nvm-log/src/crash_tests/mod.rs", "every_known_bug_is_caught"),
     ];
-
-    const BUGS: &str = "lock-server/src/scenarios/bugs.rs";
-    const EACH_BUG: &str = "each_known_bug_is_seen_and_what_prevents_it_is_not_taken_for_it";
 
     /// A store that says it is damaged is used all the same.
     const ACCEPTS_DAMAGE: &str = "accepts-damage";

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lock_client::cores::{CacheLimits, CachedLock, Clocks, Grant, LockSession, Stage, YIELD_STARTS_MAX};
-use lock_protocol::{Command, FencingToken, LockName, Mode, Notice, SessionId, Submission};
+use lock_protocol::{Command, FencingToken, LockName, Mode, Notice, Request, SessionId, Submission};
 
 use super::{Check, Invariants, Violation};
 use crate::simulator::workload::locks::users::{User, Waiter};
@@ -72,7 +72,6 @@ impl Conduct {
     /// Requests leave: nothing is given up that was used and not flushed, unless an operator had ended it.
     pub(crate) fn submits(&mut self, session: &LockSession<Waiter>, submission: &Submission) -> Check {
         for request in &submission.requests {
-            self.asks_for_what_it_gave_back(session, &request.command)?;
             let (Command::Release { name, token, .. } | Command::Downgrade { name, token }) = &request.command else {
                 continue;
             };
@@ -95,22 +94,6 @@ impl Conduct {
         Ok(())
     }
 
-    /// Who asks for a set says by that that it has none of it.
-    fn asks_for_what_it_gave_back(&self, session: &LockSession<Waiter>, command: &Command) -> Check {
-        let Command::AcquireAll { set } = command else { return Ok(()) };
-        let has_unflushed = |name: &LockName| {
-            let forced = lock_of(session, name).map_or(FencingToken(0), CachedLock::forced);
-            self.unflushed.get(name).is_some_and(|(used, _)| *used > forced)
-        };
-        match set.iter().find(|(name, _)| has_unflushed(name)) {
-            Some((name, _)) => {
-                let detail = format!("session {}: {command:?}, {name} is unflushed", session.id());
-                Err(Violation::new("what was used is flushed before it is given up", detail))
-            }
-            None => Ok(()),
-        }
-    }
-
     /// The connections are others now, or a notice came on the callback connection.
     pub(crate) fn callback_is_alive(&mut self) {
         self.dead_callback_ns = None;
@@ -127,6 +110,29 @@ impl Conduct {
 }
 
 impl Invariants {
+    /// Who asks for a set says by that that it has none of it, but what this very request may have brought already.
+    pub(crate) fn sets_are_of_what_was_given_back(
+        &self,
+        session: &LockSession<Waiter>,
+        conduct: &Conduct,
+        submission: &Submission,
+    ) -> Check {
+        for Request { number, command } in &submission.requests {
+            let Command::AcquireAll { set } = command else { continue };
+            let has_used = |name: &LockName| {
+                let own = self.locks.tenures.of(session.id(), name).filter(|own| own.acquire != *number);
+                let used = conduct.unflushed.get(name).map(|(used, _)| *used);
+                let forced = lock_of(session, name).map_or(FencingToken(0), CachedLock::forced);
+                own.is_some_and(|own| Some(own.token) == used && own.token > forced)
+            };
+            if let Some((name, _)) = set.iter().find(|(name, _)| has_used(name)) {
+                let detail = format!("session {}: {command:?}, and {name} is used and not flushed", session.id());
+                return Err(Violation::new("what was used is flushed before it is given up", detail));
+            }
+        }
+        Ok(())
+    }
+
     /// Notices are about to be taken in.
     pub(crate) fn owed(
         &self,

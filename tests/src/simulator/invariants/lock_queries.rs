@@ -14,6 +14,9 @@ impl Invariants {
             }
             (Query::Inspect { name }, Answer::Inspect(entry)) => entry.name == *name && self.is_entry(entry),
             (Query::Forced { name }, Answer::Forced(forced)) => self.are_forced(name, forced),
+            (Query::Kept { after, limit }, Answer::Kept { entries, more }) => {
+                self.is_page_of_the_dead(*after, *limit, entries, *more)
+            }
             _ => false,
         };
         if is_right {

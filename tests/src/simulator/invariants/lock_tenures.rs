@@ -20,7 +20,7 @@ use super::{Check, Invariants, Violation};
 pub(super) struct Tenure {
     pub(super) token: FencingToken,
     pub(super) mode: Mode,
-    acquire: RequestNumber,
+    pub(super) acquire: RequestNumber,
     /// It was ended by force, and is in the way of others until service time reaches this, µs.
     pub(super) withheld_until_us: Option<u64>,
 }
@@ -41,6 +41,15 @@ pub(crate) struct Tenures {
 impl Tenures {
     pub(super) fn of(&self, session: SessionId, name: &LockName) -> Option<&Tenure> {
         self.held.get(name)?.get(&session)
+    }
+
+    /// What a session holds exclusively; none where it holds nothing at all.
+    pub(super) fn exclusive_of(&self, session: SessionId) -> Option<BTreeMap<LockName, FencingToken>> {
+        let held = self.held.iter().filter_map(|(name, holders)| Some((name, holders.get(&session)?)));
+        let mut held = held.peekable();
+        held.peek()?;
+        let exclusive = held.filter(|(_, tenure)| tenure.mode == Mode::Exclusive);
+        Some(exclusive.map(|(name, tenure)| (name.clone(), tenure.token)).collect())
     }
 
     fn remove(&mut self, session: SessionId, name: &LockName) {
@@ -228,7 +237,8 @@ impl Invariants {
     }
 
     pub(super) fn swept(&mut self, seen: &Seen<'_>) {
-        self.locks.tenures.end_withholding(seen.machine.service_time_us());
+        let time_us = seen.machine.service_time_us();
+        self.locks.tenures.end_withholding(time_us);
     }
 
     /// A revoke names a tenure that its session has.

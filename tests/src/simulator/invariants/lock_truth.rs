@@ -6,10 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lock_protocol::{Command, FencingToken, LockName, LockSet, Mode, Outcome, RequestNumber, Requeued, SessionId};
+use lock_protocol::{
+    Command, FencingToken, LockName, LockSet, Mode, OpenWith, Outcome, RequestNumber, Requeued, SessionId,
+};
 use lock_server::machine::{Effect, Machine, Op, Reply};
 
+use super::lock_kept::Kept;
 use super::lock_leases::Leases;
+use super::lock_recovery::HooksEnded;
 use super::lock_tenures::Tenures;
 use super::{Check, Invariants, Run, Violation};
 
@@ -74,6 +78,8 @@ pub(crate) struct LockTruth {
     /// Grants in the name's log, and to how many sessions in a row.
     pub(super) last_holder: BTreeMap<LockName, SessionId>,
     pub(crate) tenures: Tenures,
+    pub(crate) kept: Kept,
+    pub(super) hooks_ended: HooksEnded,
     pub(crate) leases: Leases,
 }
 
@@ -100,8 +106,11 @@ impl Invariants {
         };
         let mut granted = Vec::new();
         match (&op, &reply) {
-            (Op::Open(open), Reply::Opened(opened)) => {
+            (Op::Open(open) | Op::OpenWith(OpenWith { open, .. }), Reply::Opened(opened)) => {
                 if opened.session.0 == seen.op {
+                    if let Op::OpenWith(with) = &op {
+                        self.locks.kept.options.insert(opened.session, with.options.clone());
+                    }
                     self.nonce_is_new(open.nonce)?;
                     self.locks.sessions.insert(opened.session, open.nonce);
                     self.locks.leases.opened(opened.session, opened.lease_ms * 1_000);
@@ -129,18 +138,28 @@ impl Invariants {
                 self.swept(seen);
                 if !more {
                     self.nothing_of_the_dead(seen)?;
+                    self.locks.kept.forget_swept(seen.machine.service_time_us());
                 }
             }
             (Op::Read(query), Reply::Answer(answer)) => self.query_answered(seen, query, answer)?,
-            (Op::ForceRelease(force), Reply::Forced(ended)) => self.forced(seen, force, ended)?,
+            (Op::ForceRelease(force), Reply::Forced(ended)) => {
+                self.force_refused(&force.name, force.token, false)?;
+                self.forced(seen, force, ended)?;
+            }
+            (Op::ForceRelease(force), Reply::Refused(_)) => self.force_refused(&force.name, force.token, true)?,
+            (Op::ForceKept { name, token }, Reply::Forced(ended)) => self.kept_forced(name, *token, ended)?,
+            (Op::Recovery(report), Reply::Recovery(answer)) => self.recovery_reported(seen, report, *answer)?,
             _ => {}
         }
-        self.note_ends(seen.machine);
+        self.note_ends(seen.machine, &op);
         if let Op::Tick { keep_alives, .. } = &op {
             let told = if let Reply::TickedForced { forced, .. } = &reply { forced.as_slice() } else { &[] };
             self.told_of_force(keep_alives, told)?;
         }
         for effect in &seen.effects {
+            if let Effect::Recover { session, dead } = effect {
+                self.recovery_assigned(seen, &op, *session, dead)?;
+            }
             if let Effect::Granted { session, name, acquire, token, .. } = effect {
                 let (session, acquire, token) = (*session, *acquire, *token);
                 let waiting = self.locks.waiting(name, session, acquire);
@@ -176,6 +195,7 @@ impl Invariants {
             self.grant_was_not_cancelled(grant)?;
             self.grant_is_to_the_living(grant)?;
             self.grant_fits(grant)?;
+            self.grant_waits_for_what_the_dead_left(seen, grant)?;
             self.holders_agree(seen, &grant.name)?;
             let before = self.locks.last_holder.insert(grant.name.clone(), grant.session);
             if before.is_some_and(|before| before != grant.session) {
@@ -245,12 +265,18 @@ impl Invariants {
     }
 
     /// Sessions that this op ended wait no longer.
-    fn note_ends(&mut self, machine: &Machine) {
+    fn note_ends(&mut self, machine: &Machine, op: &Op) {
         let ended =
             |(session, nonce): (&SessionId, &u128)| (!machine.is_opened_by(*session, *nonce)).then_some(*session);
         let ended: Vec<SessionId> = self.locks.sessions.iter().filter_map(ended).collect();
         for session in &ended {
             self.locks.sessions.remove(session);
+            let times = (machine.service_time_us(), self.locks.leases.lease_us(*session));
+            if let Some(exclusive) = self.locks.tenures.exclusive_of(*session) {
+                self.note_kept(op, *session, exclusive, times);
+            }
+            self.locks.kept.options.remove(session);
+            self.turns_end_with(*session);
             self.locks.leases.ended(*session);
             self.locks.tenures.session_ended(*session);
             for queue in self.locks.queues.values_mut() {

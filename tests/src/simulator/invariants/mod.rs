@@ -36,6 +36,8 @@
 //! | What was ended by force is withheld until its holder knows, or its lease is over; it hears of it until it confirms. | forced release | `lock_tenures` |
 //! | A client gives up what others want, after some users at most, and what it has without knowing; a revoke means the tenure that it names. | rules M12, M14 | `lock_clients` |
 //! | What was used is flushed before it is given up; a guard that died stays dead; a silent callback connection is dialled anew. | rules M10, M16, M17 | `lock_clients` |
+//! | What the dead left passes on when its recovery has ended and its lock delay is over, or an operator freed it. | lock delay, recovery | `lock_kept` |
+//! | A dead session is recovered by one live session of its group at a time, and when that one's hook has done it. | recovery | `lock_recovery` |
 //! | A query is answered with what is so. | queries | `lock_queries` |
 //! | Each request is executed at most once. | section 5, duplicate window | `lock_requests` |
 //! | A cancelled waiter is never granted. | section 6 | `lock_requests`, and in the clients `users.rs` |
@@ -51,9 +53,11 @@ mod history;
 mod lock_clients;
 mod lock_fencing;
 mod lock_holders;
+mod lock_kept;
 mod lock_leases;
 mod lock_order;
 mod lock_queries;
+mod lock_recovery;
 mod lock_requests;
 mod lock_sessions;
 mod lock_sets;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use lock_protocol::{Answer, ForcedTenure, Opened, Outcome, Refusal, Submission};
+use lock_protocol::{Answer, ForcedTenure, Opened, Outcome, RecoveryAnswer, Refusal, Submission};
 use lock_server::machine::Op;
 use lock_server::primary::answers;
 use rsm::Rejection;
@@ -49,6 +49,7 @@ pub(crate) enum Told {
     Outcomes(Vec<Outcome>),
     Answer(Answer),
     Forced(Vec<ForcedTenure>),
+    Recovery(RecoveryAnswer),
 }
 
 /// What kind of answer an op has.
@@ -58,6 +59,7 @@ pub(crate) enum Kind {
     Close,
     Read,
     Force,
+    Recovery,
 }
 
 /// Calls that were not answered.
@@ -72,7 +74,8 @@ impl Kind {
         match op {
             Op::Open(_) | Op::OpenWith(_) => Kind::Open,
             Op::Close { .. } | Op::End { .. } => Kind::Close,
-            Op::ForceRelease(_) => Kind::Force,
+            Op::ForceRelease(_) | Op::ForceKept { .. } => Kind::Force,
+            Op::Recovery(_) => Kind::Recovery,
             _ => Kind::Read,
         }
     }
@@ -85,6 +88,7 @@ impl Kind {
             Kind::Close => answers::closed(&bytes).map(|()| Told::Closed),
             Kind::Read => answers::answer(&bytes).map(Told::Answer),
             Kind::Force => answers::forced(&bytes).map(Told::Forced),
+            Kind::Recovery => answers::recovery(&bytes).map(Told::Recovery),
         }
     }
 }

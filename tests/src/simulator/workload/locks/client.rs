@@ -1,8 +1,10 @@
 //! A client process: it opens a session, dials, and carries out what the session's core decides.
 
+use std::collections::BTreeSet;
+
 use lock_client::Endpoint;
 use lock_client::cores::{CacheLimits, LinkId, LockSession, OpenStep, Opening, Route};
-use lock_protocol::{ClientIdentity, Open, SessionId};
+use lock_protocol::{ClientIdentity, Open, OpenWith, RecoveryToken, SessionId};
 
 use super::clock::ClientClock;
 use super::line::{LineId, Packet};
@@ -66,6 +68,8 @@ pub(crate) struct Opened {
     /// A callback connection was dialled and not welcomed yet.
     pub(super) callback_pending: bool,
     pub(super) suspended: bool,
+    /// Dead sessions for which the owner's hook runs.
+    pub(super) hooks: BTreeSet<(SessionId, RecoveryToken)>,
     pub(crate) conduct: Conduct,
 }
 
@@ -252,7 +256,8 @@ impl World {
             Packet::Welcome => {
                 opener.attempt += 1;
                 let attempt = opener.attempt;
-                let open = opener.opening.transmit(clocks);
+                let options = self.plan.locks.wishes.options[client].clone();
+                let open = OpenWith { open: opener.opening.transmit(clocks), options };
                 self.send_on(id, true, Packet::Open(open));
                 self.schedule(OPEN_TIMEOUT_US, Event::Lock(LockEvent::DialTimeout { client, run, attempt }));
             }
@@ -290,6 +295,7 @@ impl World {
             connected: false,
             callback_pending: false,
             suspended: false,
+            hooks: BTreeSet::new(),
             conduct: Conduct::new(flushes, limits),
         }));
         self.trace.note(self.now, [23, client as u64, id.0], || format!("client {client} has session {id}"));

@@ -4,7 +4,7 @@
 //! though its connection has ended meanwhile.
 
 use lock_client::cores::BatchId;
-use lock_protocol::{Refusal, SessionId, Submission};
+use lock_protocol::{RecoveryReport, Refusal, SessionId, SessionOptions, Submission};
 use lock_server::machine::Op;
 use lock_server::primary::{RetryerEvent, RevokerEvent, SWEEP_PAUSE, answers};
 use rsm::{Input, MemberId, Rejection, Tag};
@@ -19,6 +19,7 @@ use crate::simulator::world::{Event, World};
 pub(super) enum Asked {
     Open(LineId),
     Close(LineId),
+    Report(LineId, RecoveryReport),
     /// A part of a submission, and its place there.
     Part(u64, usize),
     Call(CallId, Kind),
@@ -56,7 +57,7 @@ impl World {
         }
         match packet {
             Packet::Hello(session) => self.on_hello(id, index, session),
-            Packet::Open(_) | Packet::Close(_) | Packet::Submit(..) | Packet::KeepAlive(_) => {
+            Packet::Open(_) | Packet::Close(..) | Packet::Submit(..) | Packet::KeepAlive(_) | Packet::Report(_) => {
                 match self.lock_dice.below(self.plan.locks.others.handler_us + 1) {
                     0 => self.handle(id, index, run, packet),
                     wait => {
@@ -76,8 +77,16 @@ impl World {
             return;
         }
         match packet {
-            Packet::Open(open) => self.submit_op(id, index, &Op::Open(open), Asked::Open(id)),
-            Packet::Close(session) => self.submit_op(id, index, &Op::Close { session }, Asked::Close(id)),
+            Packet::Open(with) => {
+                let is_plain = with.options == SessionOptions::default();
+                let op = if is_plain { Op::Open(with.open) } else { Op::OpenWith(with) };
+                self.submit_op(id, index, &op, Asked::Open(id));
+            }
+            Packet::Close(session, None) => self.submit_op(id, index, &Op::Close { session }, Asked::Close(id)),
+            Packet::Close(session, Some(end)) => {
+                self.submit_op(id, index, &Op::End { session, end }, Asked::Close(id));
+            }
+            Packet::Report(report) => self.submit_op(id, index, &Op::Recovery(report), Asked::Report(id, report)),
             Packet::Submit(batch, submission) => self.on_submission(Submitter::Line(id, batch), index, submission),
             Packet::KeepAlive(keep_alive) => {
                 let refusal = self.not_serving(index);
@@ -143,10 +152,10 @@ impl World {
         match answers::command(op) {
             Ok(command) => self.submit_command(index, command, false, asked),
             Err(refusal) => {
-                let answer = if matches!(asked, Asked::Open(_)) {
-                    Packet::Opened(Err(refusal))
-                } else {
-                    Packet::Closed(Err(refusal))
+                let answer = match asked {
+                    Asked::Open(_) => Packet::Opened(Err(refusal)),
+                    Asked::Report(_, report) => Packet::Reported(report, Err(refusal)),
+                    _ => Packet::Closed(Err(refusal)),
                 };
                 self.send_on(id, false, answer);
             }
@@ -189,6 +198,10 @@ impl World {
             Asked::Close(line) => {
                 let answer = answer.map_err(answers::refusal_of).and_then(|bytes| answers::closed(&bytes));
                 self.send_on(line, false, Packet::Closed(answer));
+            }
+            Asked::Report(line, report) => {
+                let answer = answer.map_err(answers::refusal_of).and_then(|bytes| answers::recovery(&bytes));
+                self.send_on(line, false, Packet::Reported(report, answer));
             }
             Asked::Call(call, kind) => self.answer_call(call, kind.answer(answer)),
             Asked::Part(number, place) => self.on_part(index, number, place, answer),

@@ -7,7 +7,10 @@
 use std::collections::VecDeque;
 
 use lock_client::cores::BatchId;
-use lock_protocol::{KeepAlive, Notice, Open, Opened, Outcome, Refusal, Renewed, SessionId, Submission};
+use lock_protocol::{
+    KeepAlive, Notice, OpenWith, Opened, Outcome, RecoveryAnswer, RecoveryReport, Refusal, Renewed, SessionEnd,
+    SessionId, Submission,
+};
 
 use super::LockEvent;
 use crate::simulator::invariants::Run;
@@ -22,14 +25,17 @@ pub(crate) enum Packet {
     /// The first from the client; a callback connection names its session.
     Hello(Option<(SessionId, u128)>),
     Welcome,
-    Open(Open),
+    Open(OpenWith),
     Opened(Result<Opened, Refusal>),
     Submit(BatchId, Submission),
     Submitted(BatchId, Result<Vec<Outcome>, Refusal>),
     KeepAlive(KeepAlive),
     Renewed(Result<Renewed, Refusal>),
-    Close(SessionId),
+    /// With what is said of its end, where something must be.
+    Close(SessionId, Option<SessionEnd>),
     Closed(Result<(), Refusal>),
+    Report(RecoveryReport),
+    Reported(RecoveryReport, Result<RecoveryAnswer, Refusal>),
     /// The member calls; from the retryer, or from the revoker.
     Notify {
         is_grant: bool,

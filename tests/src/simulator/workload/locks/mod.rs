@@ -20,6 +20,7 @@ mod line;
 mod mode_changes;
 mod operators;
 mod plan;
+mod recoveries;
 mod rest;
 mod session;
 mod sets;
@@ -30,7 +31,7 @@ mod wishes;
 
 use std::collections::BTreeMap;
 
-use lock_protocol::{LockName, Refusal};
+use lock_protocol::{LockName, RecoveryToken, Refusal, SessionId};
 
 use super::super::invariants::{Check, Run};
 use super::super::world::{Event, World};
@@ -81,6 +82,8 @@ pub(crate) enum LockEvent {
     GiveUp { client: usize, run: ClientRun, user: usize, attempt: u64 },
     /// A flush hook returns.
     Flushed { client: usize, run: ClientRun, name: LockName, token: u64 },
+    /// A hook for a dead session returns.
+    Recovered { client: usize, run: ClientRun, dead: SessionId, token: RecoveryToken },
     /// Something reaches what a lock guards, or comes back.
     Vault(VaultEvent),
     /// A member's edge looks at its clock.
@@ -158,6 +161,9 @@ impl World {
             LockEvent::User { client, run, user, attempt } => return self.on_user(client, run, user, attempt),
             LockEvent::GiveUp { client, run, user, attempt } => return self.on_give_up(client, run, user, attempt),
             LockEvent::Flushed { client, run, name, token } => return self.on_hook_returned(client, run, &name, token),
+            LockEvent::Recovered { client, run, dead, token } => {
+                return self.on_recovery_hook_returned(client, run, dead, token);
+            }
             LockEvent::Vault(event) => return self.on_vault(event),
             LockEvent::EdgeTime(index, run) => self.on_edge_time(index, run),
             LockEvent::CloseTick(index, run) => self.on_close_tick(index, run),
@@ -193,6 +199,7 @@ impl World {
             | LockEvent::User { client, .. }
             | LockEvent::GiveUp { client, .. }
             | LockEvent::Flushed { client, .. }
+            | LockEvent::Recovered { client, .. }
             | LockEvent::Close(client, _)
             | LockEvent::Vault(VaultEvent::Depart { client, .. } | VaultEvent::Answer { client, .. }) => {
                 self.locks.clients[*client].stands_until()

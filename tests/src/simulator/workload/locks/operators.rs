@@ -31,6 +31,7 @@ impl World {
             return self.operator_forces();
         }
         let query = match self.lock_dice.below(10) {
+            _ if self.meddles() => Query::Kept { after: None, limit: *self.wish_dice.pick(&[1, 2, 1_000]) },
             0..5 => self.draw_page(),
             5..9 => Query::Inspect { name: self.draw_name() },
             _ => Query::Forced { name: self.draw_name() },
@@ -78,6 +79,10 @@ impl World {
         let wrong = u64::from(self.lock_dice.chance(50_000));
         let now = self.plan.locks.others.force_now;
         let now = self.lock_dice.chance(now);
+        if self.meddles() {
+            let token = FencingToken(token.0 + wrong);
+            return self.call(Caller::Operator, Asking::Op(Op::ForceKept { name, token }));
+        }
         let force = ForceRelease { name, token: FencingToken(token.0 + wrong), now };
         self.call(Caller::Operator, Asking::Op(Op::ForceRelease(force)));
     }

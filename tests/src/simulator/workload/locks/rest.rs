@@ -46,6 +46,7 @@ impl World {
         self.expect_rest("every lock can be had again", |world| {
             world.locks.clients.iter().all(|client| client.probed >= names)
         })?;
+        self.expect_rest("all recoveries end", |world| !world.invariants.locks.kept.awaits_recovery())?;
         self.expect_rest("the sessions of the dead end", |world| {
             let open = world.locks.clients.iter().filter_map(|client| client.session()).count();
             let machine = world.invariants.ledger.reference().locks();

@@ -2,7 +2,7 @@
 
 use lock_client::LockName;
 use lock_client::cores::{SessionEffect, SessionEvent, Stage};
-use lock_protocol::FencingToken;
+use lock_protocol::{FencingToken, SessionEnd};
 
 use super::client::{Opened, State};
 use super::line::{LineId, Packet};
@@ -62,6 +62,7 @@ impl World {
                 is_paid(session, conduct, owed, Some(clocks.boot_ns))?;
                 return if is_renewed { self.check_lease_of(client) } else { Ok(()) };
             }
+            Packet::Reported(report, answer) => opened.session.on_reported(clocks, link, &report, answer),
             Packet::Closed(answer) => opened.session.on_closed(clocks, link, answer),
             Packet::Notify { is_grant, number, notices } => {
                 let Opened { session, conduct, .. } = &mut **opened;
@@ -182,10 +183,17 @@ impl World {
             SessionEffect::Submit { batch, submission, .. } => {
                 let Opened { session, conduct, .. } = opened;
                 conduct.submits(session, &submission)?;
+                self.invariants.sets_are_of_what_was_given_back(session, conduct, &submission)?;
                 self.send_up(service, Packet::Submit(batch, submission));
             }
             SessionEffect::KeepAlive { keep_alive, .. } => self.send_up(service, Packet::KeepAlive(keep_alive)),
-            SessionEffect::Close { .. } => self.send_up(service, Packet::Close(session)),
+            SessionEffect::Close { .. } => {
+                let group = self.plan.locks.wishes.options[client].recovery.as_ref();
+                let end = group.filter(|group| group.required).map(|_| SessionEnd::Flushed);
+                self.send_up(service, Packet::Close(session, end));
+            }
+            SessionEffect::Report { report, .. } => self.send_up(service, Packet::Report(report)),
+            SessionEffect::Recover(effect) => self.on_recovery_effect(client, effect),
             SessionEffect::Dial { link, endpoint, pause } => {
                 (opened.link, opened.endpoint, opened.connected, opened.callback_pending) =
                     (link, endpoint, false, false);
@@ -230,8 +238,6 @@ impl World {
                 }
             }
             SessionEffect::Over(stage) => self.on_session_over(client, stage),
-            #[allow(unreachable_patterns, reason = "effects that other workloads have no use for")]
-            _ => {}
         }
         Ok(())
     }
@@ -265,6 +271,7 @@ fn effect_code(effect: &SessionEffect<Waiter>) -> u64 {
         SessionEffect::Serve { grant, .. } => 4 << 32 | grant.token.0,
         SessionEffect::Flush { token, .. } => 5 << 32 | token.0,
         SessionEffect::GuardsDie { epoch } => 6 << 32 | epoch,
+        SessionEffect::Report { report, .. } => 8 << 32 | report.token.0,
         _ => 7 << 32,
     }
 }

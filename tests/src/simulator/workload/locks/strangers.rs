@@ -4,8 +4,8 @@
 //! What they do to themselves is their own affair. What they must not do is harm others: every check of the service's ops holds.
 
 use lock_protocol::{
-    ClientIdentity, Command, FencingToken, LockName, Mode, Open, Outcome, Refusal, Request, RequestNumber, Requeued,
-    SUBMISSION_MAX_REQUESTS, SessionId, Submission,
+    ClientIdentity, Command, FencingToken, LockName, Mode, Open, OpenWith, Outcome, RecoveryAnswer, Refusal, Request,
+    RequestNumber, Requeued, SUBMISSION_MAX_REQUESTS, SessionId, Submission,
 };
 use lock_server::machine::Op;
 
@@ -39,6 +39,11 @@ pub(crate) struct Stranger {
 }
 
 impl Stranger {
+    /// Sessions that it asked for.
+    pub(super) fn life(&self) -> u64 {
+        self.life
+    }
+
     fn next_number(&mut self) -> RequestNumber {
         self.last_number += 1;
         RequestNumber(self.last_number)
@@ -131,6 +136,10 @@ impl World {
         self.schedule(wait, Event::Lock(LockEvent::Stranger(stranger)));
         let it = &mut self.locks.strangers[stranger];
         let Some(session) = it.session else { return self.stranger_opens(stranger) };
+        if self.meddles() {
+            return self.stranger_meddles(stranger, session);
+        }
+        let it = &mut self.locks.strangers[stranger];
         let caller = Caller::Stranger(stranger, it.life);
         let dice = &mut self.lock_dice;
         let request = match dice.below(100) {
@@ -170,7 +179,14 @@ impl World {
         let times = *dice.pick(&[1, 1, 1, 200, 100_000]);
         let identity = ClientIdentity { client: "é".repeat(times), host: String::new(), pid: 1 };
         let (caller, nonce) = (Caller::Stranger(stranger, it.life), it.nonce);
-        self.call(caller, Asking::Op(Op::Open(Open { nonce, lease_ms, identity })));
+        let open = Open { nonce, lease_ms, identity };
+        let op = match self.meddles() {
+            true => {
+                Op::OpenWith(OpenWith { open, options: self.wish_dice.pick(&self.plan.locks.wishes.options).clone() })
+            }
+            false => Op::Open(open),
+        };
+        self.call(caller, Asking::Op(op));
     }
 
     pub(super) fn stranger_hears(&mut self, stranger: usize, life: u64, asking: Asking, answer: Result<Told, Refusal>) {
@@ -181,6 +197,9 @@ impl World {
         match (asking, answer) {
             (_, Ok(Told::Opened(opened))) => it.session = Some(opened.session),
             (_, Ok(Told::Closed)) => it.session = None,
+            (_, Ok(Told::Recovery(RecoveryAnswer::Accepted))) => {
+                self.invariants.counters.hit("strangers whose turn it was to recover");
+            }
             (Asking::Submission(submission), Ok(Told::Outcomes(outcomes))) => {
                 for (request, outcome) in submission.requests.iter().zip(outcomes) {
                     match outcome {
