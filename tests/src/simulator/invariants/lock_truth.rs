@@ -156,9 +156,16 @@ impl Invariants {
             let told = if let Reply::TickedForced { forced, .. } = &reply { forced.as_slice() } else { &[] };
             self.told_of_force(keep_alives, told)?;
         }
+        self.note_effects(seen, &op, &mut granted)?;
+        self.check_grants(seen, &granted)?;
+        self.revokes_name_tenures(seen)
+    }
+
+    /// What was granted to waiters, and who has to recover somebody.
+    fn note_effects(&mut self, seen: &Seen<'_>, op: &Op, granted: &mut Vec<Granted>) -> Check {
         for effect in &seen.effects {
             if let Effect::Recover { session, dead } = effect {
-                self.recovery_assigned(seen, &op, *session, dead)?;
+                self.recovery_assigned(seen, op, *session, dead)?;
             }
             if let Effect::Granted { session, name, acquire, token, .. } = effect {
                 let (session, acquire, token) = (*session, *acquire, *token);
@@ -170,8 +177,7 @@ impl Invariants {
                 self.counters.hit("grants to waiters");
             }
         }
-        self.check_grants(seen, &granted)?;
-        self.revokes_name_tenures(seen)
+        Ok(())
     }
 
     /// A nonce opens one session: an open that is repeated finds it.
