@@ -143,12 +143,21 @@ impl Machine {
         {
             return Reply::Opened(Opened { session, lease_ms: lease_ms(entry.lease) });
         }
-        if self.sessions.len() as u64 >= self.limits.sessions {
+        if !self.has_place(&options) {
             return Reply::Busy(format!("at most {} sessions", self.limits.sessions));
         }
         self.statistics.opened += 1;
         let lease = self.sessions.open(self.applied, self.time, open, options).lease;
         Reply::Opened(Opened { session: SessionId(self.applied), lease_ms: lease_ms(lease) })
+    }
+
+    /// Whether one more session may be opened. The dead that wait for their recovery have places, too, and could keep out everybody who
+    /// would free them: so beyond the limit one is let in that joins a group whose dead wait and of which nobody lives. As
+    /// many again as the limit says, at most.
+    fn has_place(&self, options: &SessionOptions) -> bool {
+        let (count, limit) = (self.sessions.len() as u64, self.limits.sessions);
+        let is_awaited = || options.recovery.as_ref().is_some_and(|group| self.sessions.is_awaited(&group.name));
+        count < limit || (count < limit.saturating_mul(2) && is_awaited())
     }
 
     /// The order is the safety argument: time first, then deaths, then renewals. Renewing first would give a lease that

@@ -171,6 +171,11 @@ impl Recoveries {
         is_vacant && self.groups.get(group).is_some_and(|group| !group.live.is_empty())
     }
 
+    /// Whether the dead of a group wait, and nobody of it lives.
+    pub(super) fn awaits(&self, group: &GroupName) -> bool {
+        self.groups.get(group).is_some_and(|group| group.live.is_empty() && !group.vacant.is_empty())
+    }
+
     pub(super) fn is_live(&self, group: &GroupName, id: SessionId) -> bool {
         self.groups.get(group).is_some_and(|group| group.live.contains(&id))
     }

@@ -10,7 +10,8 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use lock_protocol::{
-    ClientIdentity, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockName, Open, RequestNumber, SessionId, SessionOptions,
+    ClientIdentity, GroupName, LEASE_MAX, LEASE_MIN, LOCK_DELAY_MAX, LockName, Open, RequestNumber, SessionId,
+    SessionOptions,
 };
 
 use super::force::Forced;
@@ -135,6 +136,11 @@ impl Sessions {
     pub(super) fn by_nonce(&self, nonce: u128) -> Option<(SessionId, &Session)> {
         let id = *self.nonces.get(&nonce)?;
         self.live(id).map(|session| (id, session))
+    }
+
+    /// Whether the dead of this group wait for the first that joins it.
+    pub(super) fn is_awaited(&self, group: &GroupName) -> bool {
+        self.recoveries.awaits(group)
     }
 
     /// By id, dead or alive.

@@ -7,7 +7,7 @@ use lock_protocol::{
 };
 
 use super::{Primary, S, X, ms, name, token};
-use crate::machine::{Op, Reply};
+use crate::machine::{Limits, Machine, Op, Reply};
 use RecoveryStep::{Declined, Progress, Recovered};
 
 const ACCEPTED: Reply = Reply::Recovery(RecoveryAnswer::Accepted);
@@ -191,6 +191,36 @@ fn m25_without_a_live_session_of_the_group_it_is_shown_and_the_next_that_joins_i
     let right = primary.recovery_of(late, dead).expect("also one that needs none itself");
     assert_eq!(primary.report(late, dead, right, Recovered), ACCEPTED);
     assert_eq!((primary.holders("a"), primary.kept()), (vec![], vec![]));
+}
+
+#[test]
+fn the_dead_that_wait_keep_out_everybody_but_one_who_can_recover_them() {
+    let mut primary = Primary::new(None);
+    primary.machine = Machine::new(Limits { sessions: 3, ..Limits::default() });
+    primary.machine.set_serving(true);
+    for (nonce, text) in [(1, "a"), (2, "b"), (3, "c")] {
+        let doomed = primary.open_in_group(nonce, 3_600_000);
+        primary.acquire(doomed, text, X);
+    }
+    for doomed in 1..=3 {
+        primary.abandon(SessionId(2 * doomed - 1));
+    }
+    primary.sweep();
+    let open = |primary: &mut Primary, nonce, recovery| {
+        let open = Open { nonce, lease_ms: 3_600_000, identity: ClientIdentity::default() };
+        primary.apply(&Op::OpenWith(OpenWith { open, options: SessionOptions { lock_delay_ms: 0, recovery } }))
+    };
+    let group = |name| Some(RecoveryGroup { name: GroupName::new(name).expect("a name"), required: true });
+    assert!(matches!(open(&mut primary, 4, None), Reply::Busy(_)));
+    assert!(matches!(open(&mut primary, 5, group("volume-8")), Reply::Busy(_)), "nobody of it is dead");
+    let Reply::Opened(first) = open(&mut primary, 6, group("volume-7")) else { panic!("it is waited for") };
+    assert!(matches!(open(&mut primary, 7, group("volume-7")), Reply::Busy(_)), "there is one who can do it");
+    for doomed in [1, 3, 5].map(SessionId) {
+        let right = primary.recovery_of(first.session, doomed).expect("it is told");
+        assert_eq!(primary.report(first.session, doomed, right, Recovered), ACCEPTED);
+    }
+    assert_eq!(primary.machine.session_count(), 1);
+    assert!(matches!(open(&mut primary, 8, None), Reply::Opened(_)));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use lock_protocol::{
-    FencingToken, ForcedTenure, KeptLocks, LockName, Mode, Recoverer, Recovering, RecoveryAnswer, RecoveryReport,
-    RecoveryStep, RecoveryToken, SessionEnd, SessionId,
+    FencingToken, ForcedTenure, GroupName, KeptLocks, LockName, Mode, Recoverer, Recovering, RecoveryAnswer,
+    RecoveryReport, RecoveryStep, RecoveryToken, SessionEnd, SessionId,
 };
 
 use super::model::{Model, ModelEntry, ModelSession, cap_us};
@@ -85,6 +85,20 @@ impl Model {
             }
         }
         Reply::Recovery(RecoveryAnswer::Accepted)
+    }
+
+    /// Whether the dead of a group wait, and nobody of it lives.
+    pub(super) fn is_awaited(&self, name: &GroupName) -> bool {
+        let is_of = |session: &&ModelSession| session.group.as_ref().is_some_and(|group| group.name == *name);
+        let waits = |session: &ModelSession| {
+            session
+                .kept
+                .as_ref()
+                .and_then(|kept| kept.recovery.as_ref())
+                .is_some_and(|recovery| recovery.turn.is_none())
+        };
+        let mut group = self.sessions.iter().filter(is_of);
+        group.clone().all(|session| session.dead) && group.any(waits)
     }
 
     /// After each op: nobody who could recover is left unasked.

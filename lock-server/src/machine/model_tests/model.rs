@@ -131,7 +131,9 @@ impl Model {
         if let Some(known) = known {
             return Reply::Opened(Opened { session: SessionId(known.id), lease_ms: known.lease_us / 1000 });
         }
-        if self.sessions.len() as u64 == LIMITS.sessions {
+        let count = self.sessions.len() as u64;
+        let is_awaited = options.recovery.as_ref().is_some_and(|group| self.is_awaited(&group.name));
+        if count >= LIMITS.sessions && (count >= 2 * LIMITS.sessions || !is_awaited) {
             return Reply::Busy(format!("at most {} sessions", LIMITS.sessions));
         }
         let lease_us = lease_ms * 1000;

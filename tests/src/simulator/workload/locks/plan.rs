@@ -97,12 +97,8 @@ impl LockPlan {
         let fast = dice.spread((20, 2_000));
         let sometimes = |dice: &mut Dice, most: u64| if dice.chance(500_000) { dice.spread((1_000, most)) } else { 0 };
         let clients = if crowd { dice.between((12, 30)) } else { dice.between((1, 5)) } as usize;
-        let mut others = OthersPlan::draw(&mut Dice::new(seed.rotate_left(23)), clients);
+        let others = OthersPlan::draw(&mut Dice::new(seed.rotate_left(23)), clients);
         let wishes = WishPlan::draw(&mut WishPlan::dice(seed), clients);
-        if wishes.recovers() {
-            // The dead that wait for their recovery have places, too; without a place for the living nobody could recover them.
-            others.limits.sessions = Limits::default().sessions;
-        }
         LockPlan {
             clients,
             users: if crowd { 1 } else { dice.between((1, 4)) as usize },
