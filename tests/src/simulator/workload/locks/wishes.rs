@@ -40,11 +40,6 @@ impl WishPlan {
             meddles: if is_kept { *dice.pick(&[0, 20_000, 200_000]) } else { 0 },
         }
     }
-
-    /// Whether some session's death requires a recovery.
-    pub(super) fn recovers(&self) -> bool {
-        self.options.iter().any(|options| options.recovery.as_ref().is_some_and(|group| group.required))
-    }
 }
 
 fn draw_options(dice: &mut Dice, groups: u64, delay_ms: (u64, u64)) -> SessionOptions {
