@@ -64,6 +64,25 @@ impl Cluster {
         self.await_agreement(&self.live(), expected, true).await
     }
 
+    /// Waits until a member knows the view of this number, and says who is its primary; none where those that know have gone on to a
+    /// later one.
+    ///
+    /// # Errors
+    /// No member came to know it.
+    pub async fn primary_of(&self, number: u64) -> Checked<Option<u64>> {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            let statuses = self.statuses().await;
+            let latest = statuses.values().filter_map(|status| status.view.as_ref()).max_by_key(|view| view.id);
+            match latest {
+                Some(view) if view.id == number => return Ok(Some(view.primary)),
+                Some(view) if view.id > number => return Ok(None),
+                _ => sleep(POLL).await,
+            }
+        }
+        wrong(format!("within {DEADLINE:?} no member knew view {number}"))
+    }
+
     async fn await_agreement(&self, among: &[u64], expected: &Expected, with_state: bool) -> Checked<Agreed> {
         let deadline = Instant::now() + DEADLINE;
         let mut states = States::default();

@@ -92,10 +92,8 @@ pub(super) async fn backup_dies_entering(programs: Programs, way: Way) -> Checke
     stage.stop(1).await?;
     stage.cluster.died_at_break_point(&[4]).await?;
     // Members 2, 3 and 5 are a majority. Had member 4 been the new primary, they had to change the view again.
-    let status = stage.cluster.answering().await?;
-    let named =
-        status.values().filter_map(|status| status.view.as_ref()).find(|view| view.id == 2).map(|view| view.primary);
-    let number = if named == Some(4) { 3 } else { 2 };
+    let named = stage.cluster.primary_of(2).await?;
+    let number = if named.is_none_or(|primary| primary == 4) { 3 } else { 2 };
     let agreed = stage.agrees(&view(number, [2, 3, 5])).await?;
     stage.serves().await?;
     stage.restart(1).await?;

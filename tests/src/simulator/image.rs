@@ -34,6 +34,11 @@ impl Image {
         self.entries.get(at).is_some_and(|entry| entry.viewstamp == viewstamp)
     }
 
+    /// Whether an entry is in the log, or below the snapshot.
+    pub(crate) fn covers(&self, viewstamp: Viewstamp) -> bool {
+        self.holds(viewstamp) || self.snapshot.as_ref().is_some_and(|image| image.viewstamp.op >= viewstamp.op)
+    }
+
     /// The number of the last decided view it knows.
     pub(crate) fn view(&self) -> u64 {
         self.control.config.as_ref().map_or(0, |config| config.last.number)

@@ -12,6 +12,7 @@ use rsm::{
 };
 
 use super::dice::Dice;
+use super::image::Image;
 use super::invariants::{Check, Violation};
 use super::member::{Core, Process};
 use super::store::{End, Store};
@@ -171,6 +172,14 @@ impl World {
                 Ok(true)
             }
         }
+    }
+
+    /// The durable log of a member's guard, if that still has the memory that the member's record names.
+    pub(crate) fn guards_log(&self, index: usize) -> Option<&Image> {
+        let guard = self.members[index].pair.as_ref()?.guard?;
+        let member = self.members.get(guard.member.0 as usize - 1)?;
+        let is_there = member.pair.as_ref().is_some_and(|pair| !pair.is_lost() && pair.memory == guard.memory);
+        is_there.then_some(&member.store.durable)
     }
 
     fn ask_guard(&self, own: Identity, guard: Guard) -> Guarding {

@@ -209,6 +209,9 @@ impl World {
             return Err(Violation::new("messages go to other members", detail));
         }
         self.invariants.leaves(identity, &send.message)?;
+        if let Some(guard) = self.guards_log(index) {
+            self.invariants.is_guarded(identity, &send.message, guard)?;
+        }
         let [first, second] = self.network.fate(&mut self.dice, index, to);
         if let Some(delay) = second {
             let message: Message = send.message.clone();

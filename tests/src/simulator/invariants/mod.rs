@@ -17,6 +17,7 @@
 //! | A restarted primary never resumes its view. | S8 | `serving` |
 //! | Equal viewstamps, equal bytes. | S8 | `speech` |
 //! | An acknowledgement names what is durable and part of the view's log; a report names a durable log. | S2, S3, S4 | `speech` |
+//! | In `ring`, what a member acknowledges in a view its guard's memory holds too. | S14 | `guards` |
 //! | A member says nothing of a view other than the one it entered. | S2 | `speech` |
 //! | Executed histories are one history: every replica's hash is equal at equal op. | S9 | `history` |
 //! | An answered command is executed once, and in real-time order. | S9, linearizability | `answers` |
@@ -49,6 +50,7 @@
 mod answers;
 mod bounds;
 mod commit;
+mod guards;
 mod history;
 mod lock_clients;
 mod lock_fencing;
