@@ -7,7 +7,7 @@ use rsm::{Kind, Timing};
 
 use super::Options;
 use super::dice::{Dice, MILLION};
-use super::medium_plan::MediumPlan;
+use super::medium_plan::{Durability, MediumPlan};
 use super::workload::locks::LockPlan;
 
 /// What is replicated, and what clients do with it.
@@ -251,6 +251,11 @@ impl Plan {
             plan.faults.retain(|fault| *fault != Fault::ClockJump);
         }
         plan.part_bytes = later.spread((64, 64 << 10)) as usize + plan.ballast_bytes / PARTS_OF_BALLAST;
+        // Where a restart costs the store, a round of restarts seldom comes to its end among other faults.
+        let is_volatile = plan.medium.durability != Durability::Durable;
+        if is_volatile && plan.faults.contains(&Fault::RollingRestart) && media.chance(500_000) {
+            plan.faults = vec![Fault::RollingRestart];
+        }
         plan
     }
 

@@ -3,13 +3,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use rand_pcg::rand_core::{Rng, SeedableRng};
 
 use super::script::Script;
 use crate::{ClusterId, Identity, Incarnation, Input, Kind, MemberId, Message};
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 400;
 const FORGED_PER_SEED: usize = 150;
 
 /// Three members that serve, and what they said to each other while one was away, and its successor came.
@@ -31,34 +31,46 @@ fn life(seed: u64) -> (Script, Vec<Message>) {
     (script, heard.into_iter().map(|(_, _, message)| message).collect())
 }
 
+struct Dice(Pcg64Mcg);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        (self.0.next_u64() % end as u64) as usize
+    }
+
+    fn member(&mut self) -> u64 {
+        1 + self.0.next_u64() % 3
+    }
+}
+
 /// The same message with some bytes changed, if that is one.
-fn forge(message: &Message, random: &mut StdRng) -> Option<Message> {
+fn forge(message: &Message, dice: &mut Dice) -> Option<Message> {
     let mut bytes = postcard::to_stdvec(message).expect("it was sent");
-    for _ in 0..random.random_range(1..4) {
-        let at = random.random_range(0..bytes.len());
-        match random.random_range(0..3) {
-            0 => bytes[at] ^= 1 << random.random_range(0..8),
-            1 => bytes[at] = random.random(),
-            _ => bytes[at] = *[0, 1, 0x7f, 0x80, 0xff].get(random.random_range(0..5)).expect("one of five"),
+    for _ in 0..1 + dice.below(3) {
+        let at = dice.below(bytes.len());
+        match dice.below(3) {
+            0 => bytes[at] ^= 1 << dice.below(8),
+            1 => bytes[at] = dice.below(256) as u8,
+            _ => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][dice.below(5)],
         }
     }
     postcard::from_bytes(&bytes).ok()
 }
 
 fn try_seed(seed: u64) -> usize {
-    let random = &mut StdRng::seed_from_u64(seed);
+    let dice = &mut Dice(Pcg64Mcg::seed_from_u64(seed));
     let (mut script, heard) = life(seed);
     let mut taken = 0;
     for _ in 0..FORGED_PER_SEED {
-        let Some(message) = forge(&heard[random.random_range(0..heard.len())], random) else { continue };
+        let Some(message) = forge(&heard[dice.below(heard.len())], dice) else { continue };
         taken += 1;
-        let (to, from) = (random.random_range(1..=3), random.random_range(1..=3));
-        let incarnation = Incarnation(if random.random_ratio(1, 4) { 666 } else { from.into() });
+        let (to, from) = (dice.member(), dice.member());
+        let incarnation = Incarnation(if dice.below(4) == 0 { 666 } else { from.into() });
         let from = Identity { member: MemberId(from), incarnation };
         let cluster = script.members.get(&to).map_or(ClusterId(0), |replica| replica.control().cluster());
         script.step(to, Input::Message { cluster, from, message });
-        if random.random_ratio(1, 8) {
-            script.submit(random.random_range(1..=3), "more");
+        if dice.below(8) == 0 {
+            script.submit(dice.member(), "more");
             script.run(30);
         }
         if script.faults.contains_key(&to) && !script.members.contains_key(&to) {
