@@ -12,7 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::control;
 use crate::flags::{Command, ServeFlags, complain};
 use crate::service_manager::ServiceManager;
-use crate::{Server, certificates, config, dev, flags, restore};
+use crate::spans::Spans;
+use crate::{Server, ServerSettings, certificates, config, dev, flags, restore};
 
 /// Set by `dev` for its members: the process that they must not outlive.
 pub(crate) const PARENT_VARIABLE: &str = "LOCK_SERVER_PARENT";
@@ -60,7 +61,10 @@ async fn serve(flags: ServeFlags, file: Option<&Path>) -> ExitCode {
         Ok(resolved) => resolved,
         Err(line) => return complain(&line),
     };
-    flags.log_format.unwrap_or_default().start();
+    let _spans = match start_logs(&flags, &settings) {
+        Ok(spans) => spans,
+        Err(line) => return complain(&line),
+    };
     let manager = ServiceManager::from_environment();
     raise_file_limit();
     let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -102,6 +106,15 @@ async fn serve(flags: ServeFlags, file: Option<&Path>) -> ExitCode {
             ExitCode::from(EXIT_FAULT)
         }
     }
+}
+
+/// Logs go to stderr; what is returned sends spans to the collector, where one is named, as long as it lives.
+fn start_logs(flags: &ServeFlags, settings: &ServerSettings) -> Result<Option<Spans>, String> {
+    let collector = flags.otlp_endpoint.as_ref();
+    let spans = collector.map(|to| Spans::to(to, settings.node.member.0, &settings.node.cluster)).transpose()?;
+    let (spans, layer) = spans.unzip();
+    flags.log_format.unwrap_or_default().start(layer);
+    Ok(spans)
 }
 
 /// A member of `dev` is stopped by the system when its parent dies; false if that has happened already.

@@ -16,6 +16,7 @@ use serde::de::{Deserialize, Deserializer, Error};
 use wire::Endpoint;
 
 use crate::certificates::client_name;
+use crate::collector::Collector;
 use crate::logging::LogFormat;
 use crate::member_list::MemberList;
 use crate::restore::{RestoreFlags, ShowFlags};
@@ -120,6 +121,10 @@ pub(crate) struct ServeFlags {
     #[arg(long, env = "LOCK_SERVER_LOG_FORMAT", value_name = "text|json")]
     #[serde(deserialize_with = "from_text")]
     pub(crate) log_format: Option<LogFormat>,
+    /// Where spans are sent, to a collector that takes OTLP over HTTP: http://HOST:PORT, or with a path; nowhere unless this is said.
+    #[arg(long, env = "LOCK_SERVER_OTLP_ENDPOINT", value_name = "URL")]
+    #[serde(deserialize_with = "from_text")]
+    pub(crate) otlp_endpoint: Option<Collector>,
     /// Size of the log, MiB; counts when the data directory is made [default: 64].
     #[arg(long, value_parser = clap::value_parser!(u64).range(LOG_MIB))]
     #[serde(deserialize_with = "log_mib")]
@@ -150,6 +155,7 @@ impl ServeFlags {
             insecure_listen_anywhere: self.insecure_listen_anywhere.or(other.insecure_listen_anywhere),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             log_format: self.log_format.or(other.log_format),
+            otlp_endpoint: self.otlp_endpoint.or(other.otlp_endpoint),
             log_mib: self.log_mib.or(other.log_mib),
             #[cfg(feature = "break-points")]
             test_control: self.test_control.or(other.test_control),
@@ -243,6 +249,7 @@ mod tests {
             (&["--cluster", "1=a:1,1=b:2"], "member 1 is in the list twice"),
             (&["--durability", "rong"], "choose one of nvm, full-ss, epoch-ss, ring"),
             (&["--listen", "here"], "write HOST:PORT"),
+            (&["--otlp-endpoint", "https://a:1"], "plain http only"),
             (&["--log-mib", "3"], "3 is not in 4..=65536"),
             (&["--allow-volatile=perhaps"], "invalid value 'perhaps'"),
             (&["dev", "--replicas", "0"], "invalid value '0'"),

@@ -44,6 +44,7 @@ mod backup;
 mod callbacks;
 pub mod certificates;
 mod clock;
+mod collector;
 mod command_line;
 mod config;
 #[cfg(feature = "break-points")]
@@ -63,6 +64,7 @@ mod scenarios;
 mod server;
 mod service_manager;
 mod settings;
+mod spans;
 mod status;
 mod tick;
 

@@ -6,7 +6,11 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::str::FromStr;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::spans::SpanLayer;
 
 /// tarpc's own spans, one for each call, would cost more than half of the throughput.
 const FILTER: &str = "info,tarpc=warn";
@@ -22,14 +26,16 @@ pub(crate) enum LogFormat {
 }
 
 impl LogFormat {
-    /// Logs go to stderr from now on, filtered as RUST_LOG says. To be called once.
-    pub(crate) fn start(self) {
+    /// Logs go to stderr from now on, filtered as RUST_LOG says, and spans to this layer, whose own filter counts for them. To be
+    /// called once.
+    pub(crate) fn start(self, spans: Option<SpanLayer>) {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        match self {
-            LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
-            LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).init(),
-        }
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let lines = match self {
+            LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+            LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        };
+        tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).init();
     }
 }
 

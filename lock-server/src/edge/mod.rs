@@ -153,6 +153,11 @@ async fn serve(connection: Connection, place: Place) {
 }
 
 impl Edge {
+    /// The view that this member goes by; 0 before there is one.
+    fn view(&self) -> u64 {
+        self.handle.status().view.as_ref().map_or(0, |view| view.number)
+    }
+
     /// This member's cluster; 0 while it knows none.
     fn cluster(&self) -> u128 {
         self.handle.status().view.as_ref().map_or(0, |view| view.cluster.0)

@@ -13,6 +13,7 @@ use lock_protocol::{
 };
 use rsm::{Change, ChangeError, Kind, MemberId};
 use tarpc::context::Context;
+use tracing::Instrument;
 
 use super::Edge;
 use crate::access::{Action, Caller};
@@ -39,20 +40,11 @@ impl LockService for Service {
         self.count(Request::Open, work).await
     }
 
-    async fn submit(self, _: Context, mut submission: Submission) -> Result<Vec<Outcome>, Refusal> {
-        let (began, counters) = (Instant::now(), &self.edge.counters);
-        self.edge.keep_alives.hear();
-        let acquires = counters.commands(submission.requests.iter().map(|request| &request.command));
-        counters.answer(answers::bounded(&submission))?;
-        let denied = self.caller.denied(&submission.requests);
-        let mut places = denied.iter();
-        submission.requests.retain(|_| places.next().is_some_and(Option::is_none));
-        let commands = counters.answer(answers::commands(submission))?;
-        let executed = counters.answer(answers::outcomes(self.edge.handle.submit_all(commands).await))?;
-        let outcomes = answers::in_place(denied, executed);
-        counters.outcomes(&outcomes);
-        counters.acquired(acquires, began.elapsed());
-        Ok(outcomes)
+    async fn submit(self, _: Context, submission: Submission) -> Result<Vec<Outcome>, Refusal> {
+        let (session, requests) = (submission.session, submission.requests.len());
+        // Below the level that is logged: where no collector wants it, it costs one comparison.
+        let span = tracing::debug_span!("submit", %session, requests, view = self.edge.view());
+        self.execute(submission).instrument(span).await
     }
 
     async fn keep_alive(self, _: Context, keep_alive: KeepAlive) -> Result<Renewed, Refusal> {
@@ -169,6 +161,22 @@ impl LockService for Service {
 }
 
 impl Service {
+    async fn execute(&self, mut submission: Submission) -> Result<Vec<Outcome>, Refusal> {
+        let (began, counters) = (Instant::now(), &self.edge.counters);
+        self.edge.keep_alives.hear();
+        let acquires = counters.commands(submission.requests.iter().map(|request| &request.command));
+        counters.answer(answers::bounded(&submission))?;
+        let denied = self.caller.denied(&submission.requests);
+        let mut places = denied.iter();
+        submission.requests.retain(|_| places.next().is_some_and(Option::is_none));
+        let commands = counters.answer(answers::commands(submission))?;
+        let executed = counters.answer(answers::outcomes(self.edge.handle.submit_all(commands).await))?;
+        let outcomes = answers::in_place(denied, executed);
+        counters.outcomes(&outcomes);
+        counters.acquired(acquires, began.elapsed());
+        Ok(outcomes)
+    }
+
     /// Counts the request and, where it comes to that, its refusal.
     async fn count<T>(&self, request: Request, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
         self.edge.counters.request(request);
