@@ -8,6 +8,7 @@ use wire::{Endpoint, Tls};
 
 use crate::dial::{context, dial_service};
 use crate::error::QueryError;
+use crate::route::DIAL_TIMEOUT_MAX;
 
 /// To take the state: it is made in small parts, between which the member goes on serving.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(300);
@@ -41,7 +42,8 @@ pub async fn fetch_backup<W: Write>(
     let endpoint: Endpoint =
         endpoint.parse().map_err(|error: wire::EndpointError| QueryError::Refused(error.to_string()))?;
     let failed = |why: String| QueryError::Refused(format!("{endpoint}: {why}"));
-    let (service, _ends) = dial_service(&endpoint, tls).await.map_err(|error| failed(error.to_string()))?;
+    let (service, _ends) =
+        dial_service(&endpoint, tls, DIAL_TIMEOUT_MAX).await.map_err(|error| failed(error.to_string()))?;
     let ask = async |request, limit| match tokio::time::timeout(limit, service.backup(context(), request)).await {
         Ok(Ok(answer)) => answer.map_err(BackupFailure::from),
         Ok(Err(error)) => Err(failed(format!("the connection broke: {error}")).into()),

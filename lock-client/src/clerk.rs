@@ -18,11 +18,11 @@ use lock_protocol::{
 use wire::{DialError, Endpoint, Tls};
 
 use crate::clock::{Clocks, boot_ns};
-use crate::dial::{DIAL_TIMEOUT, Ends, context, dial_callback, dial_service};
+use crate::dial::{Ends, context, dial_callback, dial_service};
 use crate::exchange::{Departure, Exchange, SUBMIT_TIMEOUT};
 use crate::fate::Stage;
 use crate::outbox::{Batch, BatchId};
-use crate::route::Route;
+use crate::route::{DIAL_TIMEOUT_MAX, Route};
 use crate::shared::Shared;
 
 /// Both connections to one server.
@@ -94,13 +94,13 @@ impl Clerk {
             None => {
                 let (endpoint, pause) = self.route.next_server();
                 tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-                match dial_service(&endpoint, self.tls.as_ref()).await {
+                match dial_service(&endpoint, self.tls.as_ref(), self.dial_timeout()).await {
                     Ok((service, broken)) => (endpoint, service, broken),
                     Err(error) => return Err((endpoint, Departure::elsewhere(error.to_string()))),
                 }
             }
         };
-        match self.dial_callback(&endpoint).await {
+        match self.dial_callback(&endpoint, self.dial_timeout()).await {
             Ok(callback) => Ok(Link { endpoint, service, broken, callback }),
             Err(error) => {
                 let departure = self.ask_why(&service, &error).await;
@@ -116,14 +116,23 @@ impl Clerk {
         let floor = self.shared.outbox.lock().floor();
         let keep_alive = self.shared.session.lock().keep_alive(Clocks::now(), floor);
         let call = service.keep_alive(context(), keep_alive);
-        let answer = called(tokio::time::timeout(DIAL_TIMEOUT, call).await, "a keep-alive");
+        let answer = called(tokio::time::timeout(self.dial_timeout(), call).await, "a keep-alive");
         Departure::callback_refused(answer.ok().and_then(Result::err), error.to_string())
     }
 
-    fn dial_callback(&self, endpoint: &Endpoint) -> impl Future<Output = Result<Ends, DialError>> + Send + use<> {
+    fn dial_timeout(&self) -> Duration {
+        let lease = self.shared.session.lock().lease();
+        self.route.dial_timeout(lease)
+    }
+
+    fn dial_callback(
+        &self,
+        endpoint: &Endpoint,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Ends, DialError>> + Send + use<> {
         let (endpoint, tls) = (endpoint.clone(), self.tls.clone());
         let (session, nonce, shared) = (self.shared.session_id(), self.nonce, self.shared.weak().clone());
-        async move { dial_callback(&endpoint, tls.as_ref(), session, nonce, shared).await }
+        async move { dial_callback(&endpoint, tls.as_ref(), timeout, session, nonce, shared).await }
     }
 
     async fn serve(&mut self, link: Link) -> Departure {
@@ -172,7 +181,8 @@ impl Clerk {
         }
         if due.callback {
             tracing::warn!(endpoint = %link.endpoint, "the callback connection is silent: opening it anew");
-            calls.push(self.dial_callback(&link.endpoint).map(Answer::Callback).boxed());
+            // The session goes on meanwhile, so this may take its time.
+            calls.push(self.dial_callback(&link.endpoint, DIAL_TIMEOUT_MAX).map(Answer::Callback).boxed());
         }
         loop {
             let Some(batch) = exchange.submission(boot_ns(), &mut shared.outbox.lock()) else { break };

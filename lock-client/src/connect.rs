@@ -23,7 +23,7 @@ use crate::fate::CacheLimits;
 use crate::opening::{OpenStep, Opening};
 use crate::recoverer::{RECOVERY_LIMIT, Recoverer, RecoveryHook};
 use crate::releaser::Releaser;
-use crate::route::Route;
+use crate::route::{DIAL_TIMEOUT_MAX, Route};
 use crate::session::{Session, nanoseconds};
 use crate::shared::Shared;
 
@@ -270,7 +270,7 @@ impl Search {
                 return Err(ConnectError::NoPrimary { waited, tried: route.tried().to_vec() });
             }
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-            let (service, ends) = match dial_service(&endpoint, self.tls.as_ref()).await {
+            let (service, ends) = match dial_service(&endpoint, self.tls.as_ref(), DIAL_TIMEOUT_MAX).await {
                 Ok(dialled) => dialled,
                 Err(error) => {
                     route.on_failure(&endpoint, error.to_string(), None);

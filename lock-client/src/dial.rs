@@ -12,8 +12,6 @@ use wire::{Endpoint, Expected, Hello, Role, Tls};
 
 use crate::shared::Shared;
 
-/// A dial and hello take at most so long: a host that is cut off costs this once per round.
-pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A far deadline for tarpc, whose own is not kept in all cases; each call has a timeout of ours around it.
 const FAR: Duration = Duration::from_secs(3600);
 /// Notices that are taken in at the same time on one connection; the rest waits in the socket.
@@ -44,14 +42,15 @@ pub(crate) fn context() -> Context {
     context
 }
 
-/// Dials for requests.
+/// Dials for requests; connection and welcome take at most `timeout`.
 pub(crate) async fn dial_service(
     endpoint: &Endpoint,
     tls: Option<&Tls>,
+    timeout: Duration,
 ) -> Result<(LockServiceClient, Ends), wire::DialError> {
     let hello = Hello { role: Role::Client, cluster: 0, sender: 0, secret: 0 };
     let tls = tls.map(|tls| (tls, Expected::AnyMember));
-    let (connection, _, _) = wire::dial_with(tls, endpoint, &hello, DIAL_TIMEOUT).await?;
+    let (connection, _, _) = wire::dial_with(tls, endpoint, &hello, timeout).await?;
     let new = LockServiceClient::new(tarpc::client::Config::default(), wire::transport(connection));
     let dispatch = new.dispatch;
     let ends = Ends(tokio::spawn(async move {
@@ -62,17 +61,18 @@ pub(crate) async fn dial_service(
     Ok((new.client, ends))
 }
 
-/// Dials the connection on which this side serves.
+/// Dials the connection on which this side serves; that and the welcome take at most `timeout`.
 pub(crate) async fn dial_callback(
     endpoint: &Endpoint,
     tls: Option<&Tls>,
+    timeout: Duration,
     session: SessionId,
     nonce: u128,
     shared: Weak<Shared>,
 ) -> Result<Ends, wire::DialError> {
     let hello = Hello { role: Role::Callback, cluster: 0, sender: session.0, secret: nonce };
     let tls = tls.map(|tls| (tls, Expected::AnyMember));
-    let (connection, _, _) = wire::dial_with(tls, endpoint, &hello, DIAL_TIMEOUT).await?;
+    let (connection, _, _) = wire::dial_with(tls, endpoint, &hello, timeout).await?;
     let channel = BaseChannel::with_defaults(wire::transport(connection)).max_concurrent_requests(NOTIFIES_AT_ONCE);
     let serve = Callback { shared }.serve();
     let work = channel.execute(serve).for_each(|handler| async move {

@@ -27,7 +27,7 @@ use crate::exchange::{Departure, Exchange};
 use crate::fate::{self, CacheLimits, Locks, SessionGone, Stage};
 use crate::outbox::{BatchId, Outbox};
 use crate::recovery::Recoveries;
-use crate::route::Route;
+use crate::route::{DIAL_TIMEOUT_MAX, Route};
 use crate::session::Session;
 use crate::shared::WAITERS_MAX;
 pub use effect::{Acquired, LinkId, SessionEffect};
@@ -58,7 +58,12 @@ impl<W> LockSession<W> {
     /// that flushes.
     pub fn new(session: Session, endpoint: Endpoint, route: Route, limits: CacheLimits, flushes: bool) -> Self {
         let link = LinkId(1);
-        let dial = SessionEffect::Dial { link, endpoint: endpoint.clone(), pause: Duration::ZERO };
+        let dial = SessionEffect::Dial {
+            link,
+            endpoint: endpoint.clone(),
+            pause: Duration::ZERO,
+            timeout: route.dial_timeout(session.lease()),
+        };
         let held = Held {
             now_ns: 0,
             in_force: session.is_live(),
@@ -406,7 +411,11 @@ impl<W> LockSession<W> {
                     self.held.sweep(self.limits);
                 }
                 if due.callback {
-                    let effect = SessionEffect::DialCallback { link: self.link, endpoint: self.endpoint.clone() };
+                    let effect = SessionEffect::DialCallback {
+                        link: self.link,
+                        endpoint: self.endpoint.clone(),
+                        timeout: DIAL_TIMEOUT_MAX,
+                    };
                     self.held.effects.push(effect);
                 }
             }
@@ -443,7 +452,8 @@ impl<W> LockSession<W> {
         let (endpoint, pause) = self.route.next_server();
         self.link.0 += 1;
         self.connection = Connection::Dialling;
-        self.held.effects.push(SessionEffect::Dial { link: self.link, endpoint: endpoint.clone(), pause });
+        let timeout = self.route.dial_timeout(self.held.session.lease());
+        self.held.effects.push(SessionEffect::Dial { link: self.link, endpoint: endpoint.clone(), pause, timeout });
         self.endpoint = endpoint;
     }
 

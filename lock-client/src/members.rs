@@ -6,6 +6,7 @@ use wire::{Endpoint, Tls};
 use crate::client::QUERY_TIMEOUT;
 use crate::dial::{context, dial_service};
 use crate::error::QueryError;
+use crate::route::DIAL_TIMEOUT_MAX;
 
 /// Asks one member, who should be the primary, to change the list of members; within a tokio runtime. Returns the number of
 /// the view that made the change, or the member's refusal.
@@ -63,7 +64,8 @@ where
     let endpoint: Endpoint =
         endpoint.parse().map_err(|error: wire::EndpointError| QueryError::Refused(error.to_string()))?;
     let refused = |why: String| QueryError::Refused(format!("{endpoint}: {why}"));
-    let (service, _ends) = dial_service(&endpoint, tls).await.map_err(|error| refused(error.to_string()))?;
+    let (service, _ends) =
+        dial_service(&endpoint, tls, DIAL_TIMEOUT_MAX).await.map_err(|error| refused(error.to_string()))?;
     match tokio::time::timeout(QUERY_TIMEOUT, ask(service)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(refused(format!("the connection broke: {error}"))),

@@ -20,6 +20,8 @@ const JOBS_MAX: usize = RECOVERIES_MAX;
 const ENDED_MAX: usize = 1024;
 /// Between two reports of progress.
 const PROGRESS_NS: u64 = 10_000_000_000;
+/// Between two reports of an end, where the first came to nothing: the server was busy.
+const AGAIN_NS: u64 = 100_000_000;
 const _: () = assert!(2 * PROGRESS_NS < RECOVERY_TIMEOUT.as_nanos() as u64);
 
 /// What the shell has to do.
@@ -38,10 +40,17 @@ struct Job {
     ended: Option<RecoveryStep>,
     /// A report is under way.
     is_asking: bool,
-    /// The next report of progress is due, boot time, ns.
-    progress_ns: u64,
+    /// The next report is due, boot time, ns.
+    due_ns: u64,
     /// The hook is given up, boot time, ns.
     limit_ns: u64,
+}
+
+impl Job {
+    fn ends(&mut self, step: RecoveryStep) {
+        self.ended = Some(step);
+        self.due_ns = 0;
+    }
 }
 
 /// The recoveries of one session.
@@ -74,8 +83,8 @@ impl Recoveries {
         }
         self.stop(session);
         if self.jobs.len() < JOBS_MAX {
-            let (progress_ns, limit_ns) = (now_ns.saturating_add(PROGRESS_NS), now_ns.saturating_add(self.limit_ns));
-            self.jobs.insert(session, Job { token, ended: None, is_asking: false, progress_ns, limit_ns });
+            let (due_ns, limit_ns) = (now_ns.saturating_add(PROGRESS_NS), now_ns.saturating_add(self.limit_ns));
+            self.jobs.insert(session, Job { token, ended: None, is_asking: false, due_ns, limit_ns });
             self.effects.push(RecoveryEffect::Start(dead));
         }
     }
@@ -84,7 +93,7 @@ impl Recoveries {
     pub fn on_hook_ended(&mut self, dead: SessionId, token: RecoveryToken, is_recovered: bool) {
         let job = self.jobs.get_mut(&dead).filter(|job| job.token == token && job.ended.is_none());
         if let Some(job) = job {
-            job.ended = Some(if is_recovered { RecoveryStep::Recovered } else { RecoveryStep::Declined });
+            job.ends(if is_recovered { RecoveryStep::Recovered } else { RecoveryStep::Declined });
         }
     }
 
@@ -92,14 +101,13 @@ impl Recoveries {
     pub fn report(&mut self, now_ns: u64, session: SessionId) -> Option<RecoveryReport> {
         for (&dead, job) in &mut self.jobs {
             if job.ended.is_none() && now_ns >= job.limit_ns {
-                job.ended = Some(RecoveryStep::Declined);
+                job.ends(RecoveryStep::Declined);
                 self.effects.push(RecoveryEffect::Stop(dead, job.token));
             }
         }
-        let is_due = |job: &Job| !job.is_asking && (job.ended.is_some() || now_ns >= job.progress_ns);
-        let (&dead, job) = self.jobs.iter_mut().find(|(_, job)| is_due(job))?;
+        let (&dead, job) = self.jobs.iter_mut().find(|(_, job)| !job.is_asking && now_ns >= job.due_ns)?;
         job.is_asking = true;
-        job.progress_ns = now_ns.saturating_add(PROGRESS_NS);
+        job.due_ns = now_ns.saturating_add(if job.ended.is_some() { AGAIN_NS } else { PROGRESS_NS });
         let step = job.ended.unwrap_or(RecoveryStep::Progress);
         Some(RecoveryReport { session, dead, token: job.token, step })
     }
@@ -119,7 +127,7 @@ impl Recoveries {
     pub fn on_connected(&mut self) {
         for job in self.jobs.values_mut() {
             job.is_asking = false;
-            job.progress_ns = 0;
+            job.due_ns = 0;
         }
     }
 
@@ -134,8 +142,8 @@ impl Recoveries {
     pub fn next_ns(&self) -> Option<u64> {
         let next_ns = |job: &Job| match job.ended {
             _ if job.is_asking => None,
-            Some(_) => Some(0),
-            None => Some(job.progress_ns.min(job.limit_ns)),
+            Some(_) => Some(job.due_ns),
+            None => Some(job.due_ns.min(job.limit_ns)),
         };
         self.jobs.values().filter_map(next_ns).min()
     }
@@ -236,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_whose_answer_was_lost_is_sent_again_on_the_next_connection() {
+    fn a_report_of_an_end_is_sent_again_at_once_on_the_next_connection_and_after_a_pause_to_a_busy_server() {
         let mut recoveries = recoveries();
         recoveries.on_hook_ended(DEAD, RecoveryToken(20), false);
         let declined = report(20, RecoveryStep::Declined);
@@ -244,8 +252,10 @@ mod tests {
         recoveries.on_connected();
         assert_eq!(recoveries.report(2, OWN), Some(declined));
         recoveries.on_answer(&declined, None);
-        assert_eq!(recoveries.report(3, OWN), Some(declined), "its fate is unknown");
+        let again_ns = 2 + AGAIN_NS;
+        assert_eq!((recoveries.report(3, OWN), recoveries.next_ns()), (None, Some(again_ns)), "the server was busy");
+        assert_eq!(recoveries.report(again_ns, OWN), Some(declined));
         recoveries.on_answer(&declined, Some(RecoveryAnswer::NotAssigned));
-        assert_eq!((recoveries.report(4, OWN), recoveries.take_effects()), (None, vec![]));
+        assert_eq!((recoveries.report(u64::MAX, OWN), recoveries.take_effects()), (None, vec![]));
     }
 }

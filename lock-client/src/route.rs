@@ -3,6 +3,10 @@
 //! Every server is tried in turn. A hint is followed at once, but only [`HINTS_MAX`] in a row: two servers that each take the
 //! other for the primary must not keep the client from the third. The first round has no pauses; each further one
 //! pauses for longer, so that a service that is down is not stormed when it comes back.
+//!
+//! A host that is dead without a word answers no dial. Whoever has a lease to lose waits for it no longer than a share of
+//! that lease, so that the next server is asked in time; each round in vain waits twice as long, so that a network that is merely
+//! slow is got through in the end.
 
 use std::time::Duration;
 
@@ -16,6 +20,10 @@ const HINTS_MAX: u32 = 3;
 const PAUSE_MIN: Duration = Duration::from_millis(25);
 /// The longest pause: a client is back within it once a primary serves.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The longest wait for a connection and its welcome: a host that is cut off costs this once per round.
+pub(crate) const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(1);
+/// The first round waits for this share of the lease at each server.
+const DIALS_IN_LEASE: u32 = 5;
 /// The most servers whose last answers are kept for an error message.
 const TRIED_MAX: usize = 16;
 
@@ -62,6 +70,12 @@ impl Route {
             (rounds, true) => PAUSE_MIN.saturating_mul(1 << (rounds - 1).min(10)).min(PAUSE_MAX),
         };
         (endpoint, pause)
+    }
+
+    /// How long the dial of the server that [`Route::next_server`] named last may take, for a session with this lease.
+    pub fn dial_timeout(&self, lease: Duration) -> Duration {
+        let rounds = self.since_success.saturating_sub(1) / self.endpoints.len();
+        (lease / DIALS_IN_LEASE).saturating_mul(1 << rounds.min(10)).min(DIAL_TIMEOUT_MAX)
     }
 
     /// A server answered, or could not be asked.
@@ -113,6 +127,23 @@ mod tests {
         assert_eq!(pauses, [0, 0, 25, 0, 50, 0, 100, 0]);
         route.on_success();
         assert_eq!(route.next_server().1, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_dead_host_costs_a_share_of_the_lease_and_more_in_each_round_in_vain() {
+        let mut route = route(&[1, 2]);
+        let mut timeouts = |lease_ms: u64, count: usize| -> Vec<u128> {
+            let lease = Duration::from_millis(lease_ms);
+            let next = |_| (route.next_server(), route.dial_timeout(lease)).1.as_millis();
+            let timeouts = (0..count).map(next).collect();
+            route.on_success();
+            timeouts
+        };
+        assert_eq!(timeouts(1_000, 8), [200, 200, 400, 400, 800, 800, 1_000, 1_000]);
+        assert_eq!(timeouts(10_000, 3), [1_000, 1_000, 1_000]);
+        assert_eq!(timeouts(500, 1), [100]);
+        let all_dead: u128 = timeouts(600, 2).iter().sum();
+        assert!(all_dead < 600, "every server is asked before the lease ends");
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub enum SessionEffect<W> {
         endpoint: Endpoint,
         /// Before; to be shortened at random, by up to a half.
         pause: Duration,
+        /// For each connection with its welcome.
+        timeout: Duration,
     },
     /// Drop both connections: no answer on them counts any longer.
     Disconnect {
@@ -38,6 +40,8 @@ pub enum SessionEffect<W> {
         link: LinkId,
         /// Where.
         endpoint: Endpoint,
+        /// For the connection with its welcome.
+        timeout: Duration,
     },
     /// Send it; then `LockSession::on_submitted`.
     Submit {

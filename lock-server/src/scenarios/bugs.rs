@@ -38,8 +38,10 @@ fn scenario(mutant: Mutant) -> Scenario {
         Mutant::ReleaseUnchecked => late_release_ends_a_later_tenure,
         Mutant::ForcesAtOnce => next_has_the_lock_while_the_forced_holder_believes_in_its_own,
         Mutant::ForcesSilently => forced_holder_is_renewed_and_not_told,
-        Mutant::IgnoresDelay => lock_passes_on_before_its_delay,
-        Mutant::FreesUnrecovered => lock_passes_on_before_its_recovery,
+        Mutant::IgnoresDelay => {
+            |mutant| lock_passes_on_too_early(mutant, |primary| primary.open_with(1, 500, 60_000, false))
+        }
+        Mutant::FreesUnrecovered => |mutant| lock_passes_on_too_early(mutant, |primary| primary.open_in_group(1, 500)),
         Mutant::AnyRecoverer => late_recoverer_is_believed,
         Mutant::LostRevoke => holder_hears_nothing_from_a_new_primary,
         Mutant::RevokesOnce => lost_revoke_is_not_repeated,
@@ -364,22 +366,10 @@ fn a_bug_is_not_carried_by_snapshots_and_is_kept_over_a_restore() {
     assert_eq!(reply, Ok(Reply::Answer(Answer::Locks { entries: vec![], more: false })));
 }
 
-/// A session that asked for a lock delay dies, and another waits.
-fn lock_passes_on_before_its_delay(mutant: Option<Mutant>) -> bool {
+/// A session dies whose lock has to wait for its delay, or (M25) for its recovery; another asked for it.
+fn lock_passes_on_too_early(mutant: Option<Mutant>, open: fn(&mut Primary) -> SessionId) -> bool {
     let mut primary = Primary::new(mutant);
-    let dead = primary.open_with(1, 500, 60_000, false);
-    let waiter = primary.open(2, 60_000);
-    primary.acquire(dead, "a", X);
-    primary.acquire(waiter, "a", X);
-    primary.dies_at(dead);
-    primary.sweep();
-    primary.holders("a") == [waiter]
-}
-
-/// M25: a session whose death requires a recovery dies; nobody has recovered it.
-fn lock_passes_on_before_its_recovery(mutant: Option<Mutant>) -> bool {
-    let mut primary = Primary::new(mutant);
-    let dead = primary.open_in_group(1, 500);
+    let dead = open(&mut primary);
     let waiter = primary.open(2, 60_000);
     primary.acquire(dead, "a", X);
     primary.acquire(waiter, "a", X);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use plumeria_tests::kill_loops::{LoopSettings, run_loops};
 use plumeria_tests::lab::{has_shared_memory, last_words};
+use plumeria_tests::program;
 use rsm::Durability;
 
 /// Kills replicas of a cluster under load in each durability mode: nothing that was acknowledged may be lost.
@@ -35,12 +36,11 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(error) => return complain(&error.to_string()),
-    };
-    let server = arguments.server.clone().unwrap_or_else(|| program.with_file_name("lock-server-under-test"));
+    program::ended("kill-loops", run(&Arguments::parse()))
+}
+
+fn run(arguments: &Arguments) -> Result<(), String> {
+    let server = program::server(arguments.server.as_deref())?;
     let seed = arguments.seed.unwrap_or_else(|| rand::random_range(0..1_000_000_000));
     let mut modes = match arguments.durability.as_slice() {
         [] => Durability::ALL.to_vec(),
@@ -60,10 +60,7 @@ fn main() -> ExitCode {
     };
     let all: Vec<LoopSettings> = modes.into_iter().map(settings).collect();
     let groups = all.chunks(if arguments.together { all.len().max(1) } else { 1 });
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&format!("no runtime: {error}")),
-    };
+    let runtime = program::runtime()?;
     println!("kill loops: seed {seed}");
     let mut is_right = true;
     for group in groups {
@@ -78,13 +75,8 @@ fn main() -> ExitCode {
         }
     }
     if !is_right {
-        return ExitCode::FAILURE;
+        return Err("something that was acknowledged is lost".into());
     }
     println!("kill loops: nothing that was acknowledged is lost");
-    ExitCode::SUCCESS
-}
-
-fn complain(line: &str) -> ExitCode {
-    eprintln!("kill-loops: {line}");
-    ExitCode::FAILURE
+    Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use lock_client::{LockClient, Mode};
 use plumeria_tests::lab::{Checked, LOCK_TESTS, LockTestSettings, Storm, StormSettings, monotonic, run_lock_test};
+use plumeria_tests::program;
 
 /// Between two lines of a holder.
 const HOLDER_TICK: Duration = Duration::from_millis(10);
@@ -40,20 +41,11 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("lock-tester: no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(obey(&arguments)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("lock-tester: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    let obeyed = program::runtime().and_then(|runtime| {
+        let obeyed = runtime.block_on(obey(&arguments));
+        obeyed.map_err(|failure| failure.to_string())
+    });
+    program::ended("lock-tester", obeyed)
 }
 
 async fn obey(arguments: &Arguments) -> Checked<()> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use plumeria_tests::lab::{has_shared_memory, last_words};
+use plumeria_tests::program;
 use plumeria_tests::recovery_bench::{Machine, Medium, Outcome, Point, run_point};
 use rsm::Durability;
 use serde::Serialize;
@@ -39,18 +40,11 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(line) => {
-            eprintln!("recovery-bench: {line}");
-            ExitCode::FAILURE
-        }
-    }
+    program::ended("recovery-bench", run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let server = arguments.server.clone().unwrap_or_else(|| program.with_file_name("lock-server-under-test"));
+    let server = program::server(arguments.server.as_deref())?;
     let create = |suffix: &str| {
         let path = PathBuf::from(format!("{}{suffix}", arguments.out.display()));
         File::create(&path).map_err(|error| format!("{}: {error}", path.display()))
@@ -59,7 +53,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let machine = Machine::look();
     write(&mut rows, &machine)?;
     write(&mut timelines, &machine)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime = program::runtime()?;
     for point in points(arguments, &server) {
         println!("{}, {} MB of state, log of {} MiB", point.name(), point.state_mb, point.log_mib);
         let Outcome { rows: told, timelines: seen } = runtime

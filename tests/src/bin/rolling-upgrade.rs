@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use plumeria_tests::lab::last_words;
+use plumeria_tests::program;
 use plumeria_tests::rolling_upgrade::{Releases, run_upgrade};
 
 /// Upgrades the members of a cluster under load, one after the other, and one of them back and forth.
@@ -19,20 +20,13 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(line) => {
-            eprintln!("rolling-upgrade: {line}");
-            ExitCode::FAILURE
-        }
-    }
+    program::ended("rolling-upgrade", run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let new = arguments.new.clone().unwrap_or_else(|| program.with_file_name("lock-server-under-test"));
+    let new = program::server(arguments.new.as_deref())?;
     let releases = Releases { former: arguments.former.clone(), new };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime = program::runtime()?;
     let upgraded = runtime.block_on(run_upgrade(&releases, &mut |step| println!("{step}")));
     upgraded.map_err(|failure| format!("{failure}\n{}", last_words()))?;
     println!("nobody lost a lock, and all members came to one state");

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use plumeria_tests::lab::{Programs, SCENARIOS};
+use plumeria_tests::program;
 
 /// Kills lock servers in every way, and looks at what comes of it.
 #[derive(Debug, Parser)]
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         eprintln!("rsm-tester: there is no scenario {unknown}: choose 0 to {}", SCENARIOS.len() - 1);
         return ExitCode::from(2);
     }
-    let programs = match beside_this_program() {
+    let programs = match programs() {
         Ok(programs) => programs,
         Err(line) => {
             eprintln!("rsm-tester: {line}");
@@ -66,11 +67,6 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn beside_this_program() -> Result<Programs, String> {
-    let own = std::env::current_exe().map_err(|error| format!("this program does not know where it is: {error}"))?;
-    let beside = |name: &str| {
-        let path = own.with_file_name(name);
-        if path.exists() { Ok(path) } else { Err(format!("{} is missing: build plumeria-tests", path.display())) }
-    };
-    Ok(Programs { server: beside("lock-server-under-test")?, lock_tester: beside("lock-tester")? })
+fn programs() -> Result<Programs, String> {
+    Ok(Programs { server: program::server(None)?, lock_tester: program::beside("lock-tester")? })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use plumeria_tests::lab::last_words;
+use plumeria_tests::program;
 use plumeria_tests::recovery_bench::Machine;
 use plumeria_tests::scale_bench::{Scale, page_with, run_scale, table};
 
@@ -45,18 +46,11 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(line) => {
-            eprintln!("scale-bench: {line}");
-            ExitCode::FAILURE
-        }
-    }
+    program::ended("scale-bench", run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let server = arguments.server.clone().unwrap_or_else(|| program.with_file_name("lock-server-under-test"));
+    let server = program::server(arguments.server.as_deref())?;
     let scale = Scale {
         server,
         sessions: arguments.sessions,
@@ -69,7 +63,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         kills: arguments.kills,
     };
     let machine = Machine::look();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime = program::runtime()?;
     let mut told = |row: &plumeria_tests::scale_bench::Row| eprintln!("{}: {}", row.what, row.figure);
     let rows =
         runtime.block_on(run_scale(&scale, &mut told)).map_err(|failure| format!("{failure}\n{}", last_words()))?;

@@ -1,5 +1,6 @@
 //! Runs seeds of the simulator, and tells of each that failed.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -21,7 +22,8 @@ struct Arguments {
     /// What is replicated, instead of what each seed draws: register, kv or locks.
     #[arg(long)]
     workload: Option<Workload>,
-    /// What stores survive, instead of what each seed draws: durable, memory (the process), process (nothing) or ring (memory of the host, and of a guard's).
+    /// What stores survive, instead of what each seed draws: durable, memory (the process), process (nothing) or ring (memory
+    /// of the host, and of a guard's).
     #[arg(long, value_name = "MODE")]
     durability: Option<Durability>,
     /// Runs one seed only, and prints its whole story.
@@ -110,10 +112,13 @@ fn hunt(known: &Known, start: u64, patience: u64) -> Hunt {
 
 fn tell(seed: u64, options: &Options) -> ExitCode {
     let outcome = run(seed, &Options { trace_lines: usize::MAX, ..options.clone() });
-    for line in &outcome.trace {
-        println!("{line}");
-    }
+    let mut out = std::io::stdout().lock();
+    // Whoever reads only the beginning has seen what they wanted.
+    let is_read = outcome.trace.iter().all(|line| writeln!(out, "{line}").is_ok());
+    drop(out);
     match outcome.failure {
+        Some(_) if !is_read => ExitCode::FAILURE,
+        None if !is_read => ExitCode::SUCCESS,
         Some(violation) => {
             println!("VIOLATED: {}: {}", violation.rule, violation.detail);
             ExitCode::FAILURE

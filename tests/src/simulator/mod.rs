@@ -15,9 +15,7 @@
 //! # Limits of this implementation
 //!
 //! Damage is a place or two at a time, and comes while a member is down; the system's own caches are not simulated beyond
-//! what [`nvm_log::medium`] promises. Members come and go only
-//! where stores are durable: of volatile members, one that decides its own removal forgets its vote by stopping, which
-//! together with lost stores is more than the atlas counts.
+//! what [`nvm_log::medium`] promises. A store that was repaired is not used on here; the log's own crash tests do that.
 
 mod atlas;
 mod changes;

@@ -16,7 +16,7 @@ use crate::simulator::invariants::{Check, Conduct};
 use crate::simulator::workload::asking::{address_of, index_of};
 use crate::simulator::world::{Event, World};
 
-/// A dial and hello take at most so long, µs.
+/// While there is no session a dial and hello take at most so long, µs.
 const DIAL_TIMEOUT_US: u64 = 1_000_000;
 /// So does the answer to an open.
 const OPEN_TIMEOUT_US: u64 = 3_000_000;
@@ -65,12 +65,25 @@ pub(crate) struct Opened {
     pub(super) service: Option<LineId>,
     pub(crate) callback: Option<LineId>,
     pub(super) connected: bool,
+    /// For each connection with its welcome.
+    pub(super) dial_timeout_us: u64,
     /// A callback connection was dialled and not welcomed yet.
     pub(super) callback_pending: bool,
     pub(super) suspended: bool,
     /// Dead sessions for which the owner's hook runs.
     pub(super) hooks: BTreeSet<(SessionId, RecoveryToken)>,
     pub(crate) conduct: Conduct,
+}
+
+impl Opened {
+    /// Whether this connection of the link was dialled, and is not there yet.
+    fn waits_for_welcome(&self, is_callback: bool) -> bool {
+        match is_callback {
+            true => !self.connected || self.callback_pending,
+            // The second is dialled when the first is there.
+            false => !self.connected && self.callback.is_none(),
+        }
+    }
 }
 
 impl State {
@@ -202,10 +215,12 @@ impl World {
             State::Down => return,
         }
         self.send_on(line, true, Packet::Hello(hello));
-        self.schedule(DIAL_TIMEOUT_US, Event::Lock(LockEvent::DialTimeout { client, run, attempt }));
+        let timeout_us = self.locks.clients[client].opened().map_or(DIAL_TIMEOUT_US, |opened| opened.dial_timeout_us);
+        let timeout = LockEvent::DialTimeout { client, run, attempt, is_callback: callback_only };
+        self.schedule(timeout_us, Event::Lock(timeout));
     }
 
-    pub(crate) fn on_dial_timeout(&mut self, client: usize, run: ClientRun, attempt: u64) -> Check {
+    pub(crate) fn on_dial_timeout(&mut self, client: usize, run: ClientRun, attempt: u64, is_callback: bool) -> Check {
         let now = self.now;
         let it = &mut self.locks.clients[client];
         if it.run != run {
@@ -214,7 +229,7 @@ impl World {
         let clocks = it.clock.read(now);
         match &mut it.state {
             State::Opening(opener) if opener.attempt == attempt => self.opening_failed(client, "no answer", None),
-            State::Open(opened) if opened.link.0 == attempt && (!opened.connected || opened.callback_pending) => {
+            State::Open(opened) if opened.link.0 == attempt && opened.waits_for_welcome(is_callback) => {
                 let link = opened.link;
                 opened.session.on_disconnected(clocks, link, "no answer");
                 return self.client_goes_on(client);
@@ -259,7 +274,8 @@ impl World {
                 let options = self.plan.locks.wishes.options[client].clone();
                 let open = OpenWith { open: opener.opening.transmit(clocks), options };
                 self.send_on(id, true, Packet::Open(open));
-                self.schedule(OPEN_TIMEOUT_US, Event::Lock(LockEvent::DialTimeout { client, run, attempt }));
+                let timeout = LockEvent::DialTimeout { client, run, attempt, is_callback: false };
+                self.schedule(OPEN_TIMEOUT_US, Event::Lock(timeout));
             }
             Packet::Opened(answer) => match opener.opening.on_answer(answer, clocks, nonce) {
                 OpenStep::Opened(session, nonce) => {
@@ -293,6 +309,7 @@ impl World {
             service: None,
             callback: None,
             connected: false,
+            dial_timeout_us: DIAL_TIMEOUT_US,
             callback_pending: false,
             suspended: false,
             hooks: BTreeSet::new(),

@@ -70,8 +70,8 @@ pub(crate) enum LockEvent {
     Start(usize),
     /// A client dials, after its pause.
     Dial { client: usize, run: ClientRun, attempt: u64, callback_only: bool },
-    /// A dial took too long.
-    DialTimeout { client: usize, run: ClientRun, attempt: u64 },
+    /// A dial took too long, that of the callback connection or the one before it; or an open did.
+    DialTimeout { client: usize, run: ClientRun, attempt: u64, is_callback: bool },
     /// A packet reaches the client's end (false) or the member's (true).
     Packet { line: LineId, at_member: bool, packet: Packet },
     /// A client looks at its clock.
@@ -154,7 +154,9 @@ impl World {
             LockEvent::Dial { client, run, attempt, callback_only } => {
                 self.on_dial(client, run, attempt, callback_only)
             }
-            LockEvent::DialTimeout { client, run, attempt } => return self.on_dial_timeout(client, run, attempt),
+            LockEvent::DialTimeout { client, run, attempt, is_callback } => {
+                return self.on_dial_timeout(client, run, attempt, is_callback);
+            }
             LockEvent::Packet { line, at_member: true, packet } => self.on_packet_at_member(line, packet),
             LockEvent::Packet { line, at_member: false, packet } => return self.on_packet_at_client(line, packet),
             LockEvent::Time { client, run } => return self.on_client_time(client, run),

@@ -59,9 +59,7 @@ impl World {
         }
         self.expect_rest("a closed session leaves nothing", |world| {
             let machine = world.invariants.ledger.reference().locks();
-            // One whose lease ended before its close arrived may be the last of its group: what it left waits for the next that joins.
-            let waits = world.invariants.locks.kept.awaits_recovery();
-            machine.is_none_or(|machine| waits || (machine.session_count() == 0 && machine.lock_count() == 0))
+            machine.is_none_or(|machine| machine.session_count() == 0 && machine.lock_count() == 0)
                 && world.locks.clients.iter().all(|client| client.is_down())
         })
     }

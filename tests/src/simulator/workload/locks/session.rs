@@ -194,9 +194,10 @@ impl World {
             }
             SessionEffect::Report { report, .. } => self.send_up(service, Packet::Report(report)),
             SessionEffect::Recover(effect) => self.on_recovery_effect(client, effect),
-            SessionEffect::Dial { link, endpoint, pause } => {
+            SessionEffect::Dial { link, endpoint, pause, timeout } => {
                 (opened.link, opened.endpoint, opened.connected, opened.callback_pending) =
                     (link, endpoint, false, false);
+                opened.dial_timeout_us = timeout.as_micros() as u64;
                 let pause = self.shorten(pause);
                 let dial = LockEvent::Dial { client, run, attempt: link.0, callback_only: false };
                 self.schedule(pause, Event::Lock(dial));
@@ -206,7 +207,8 @@ impl World {
                 let lines = [opened.service.take(), opened.callback.take()];
                 lines.into_iter().flatten().for_each(|line| self.close_at_client(line));
             }
-            SessionEffect::DialCallback { link, .. } => {
+            SessionEffect::DialCallback { link, timeout, .. } => {
+                opened.dial_timeout_us = timeout.as_micros() as u64;
                 self.invariants.counters.hit("callback connections dialled anew");
                 opened.conduct.callback_is_alive();
                 if let Some(line) = opened.callback.take() {
