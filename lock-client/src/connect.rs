@@ -277,9 +277,9 @@ impl Search {
                     continue;
                 }
             };
-            let call = open(&service, self.opening.transmit(Clocks::now()), &self.options);
+            let call = open(&service, self.opening.transmit(Clocks::now(), rand::random()), &self.options);
             let step = match called(tokio::time::timeout(OPEN_TIMEOUT.min(left), call).await, "an open") {
-                Ok(answer) => self.opening.on_answer(answer, Clocks::now(), rand::random()),
+                Ok(answer) => self.opening.on_answer(answer, Clocks::now()),
                 Err(answer) => OpenStep::Again { answer, hint: None },
             };
             match step {

@@ -202,6 +202,10 @@ impl World {
             _ => return,
         };
         let member = index_of(&endpoint.to_string()).filter(|index| *index < self.members.len()).unwrap_or(0);
+        self.trace.note(self.now, [25, client as u64, attempt], || {
+            let what = if callback_only { " to be called back" } else { "" };
+            format!("  client {client} dials {endpoint}{what}")
+        });
         let line = self.locks.lines.make(client, run, attempt, member);
         let mut hello = None;
         match &mut self.locks.clients[client].state {
@@ -267,17 +271,18 @@ impl World {
         let it = &mut self.locks.clients[client];
         let (clocks, run) = (it.clock.read(now), it.run);
         let State::Opening(opener) = &mut it.state else { return };
+        self.trace.note(now, [26, client as u64, opener.attempt], || format!("  client {client} hears {packet:?}"));
         match packet {
             Packet::Welcome => {
                 opener.attempt += 1;
                 let attempt = opener.attempt;
                 let options = self.plan.locks.wishes.options[client].clone();
-                let open = OpenWith { open: opener.opening.transmit(clocks), options };
+                let open = OpenWith { open: opener.opening.transmit(clocks, nonce), options };
                 self.send_on(id, true, Packet::Open(open));
                 let timeout = LockEvent::DialTimeout { client, run, attempt, is_callback: false };
                 self.schedule(OPEN_TIMEOUT_US, Event::Lock(timeout));
             }
-            Packet::Opened(answer) => match opener.opening.on_answer(answer, clocks, nonce) {
+            Packet::Opened(answer) => match opener.opening.on_answer(answer, clocks) {
                 OpenStep::Opened(session, nonce) => {
                     self.close_at_client(id);
                     self.session_opened(client, session, nonce);
