@@ -14,27 +14,29 @@ use crate::access::Access;
 /// Between two looks at the files.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Looks at the files again and again, and at once on SIGHUP.
-pub(crate) async fn watch_files(tls: Tls, access: Option<Access>) {
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Looks at the files again and again, and at once on SIGHUP, which without files does nothing. The signal is caught from the call on.
+pub(crate) fn watch_files(tls: Option<Tls>, access: Option<Access>) -> impl Future<Output = ()> + Send {
     let hang_up = signal(SignalKind::hangup());
     let mut hang_up = hang_up.inspect_err(|error| tracing::warn!(%error, "SIGHUP will not be noticed")).ok();
-    loop {
-        let told = async {
-            match &mut hang_up {
-                Some(hang_up) => drop(hang_up.recv().await),
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = looks.tick() => {
-                tls.refresh();
-                access.iter().for_each(Access::refresh);
-            }
-            () = told => {
-                tls.read_again();
-                access.iter().for_each(Access::read_again);
+    async move {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let told = async {
+                match &mut hang_up {
+                    Some(hang_up) => drop(hang_up.recv().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = looks.tick() => {
+                    tls.iter().for_each(Tls::refresh);
+                    access.iter().for_each(Access::refresh);
+                }
+                () = told => {
+                    tls.iter().for_each(Tls::read_again);
+                    access.iter().for_each(Access::read_again);
+                }
             }
         }
     }

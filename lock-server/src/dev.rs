@@ -41,6 +41,8 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 struct Cluster {
     dir: PathBuf,
     endpoints: Vec<Endpoint>,
+    /// Where members tell metrics and health; empty where they do not.
+    watched: Vec<Endpoint>,
     members: Vec<Member>,
     volatile: bool,
 }
@@ -87,12 +89,24 @@ async fn start_and_watch(flags: &DevFlags) -> Result<ExitCode, String> {
         (Ok(terminate), Ok(interrupt)) => [terminate, interrupt],
         (Err(error), _) | (_, Err(error)) => return Err(format!("signals cannot be handled: {error}")),
     };
-    let endpoints = endpoints(flags)?;
+    if flags.base_port == 0 && flags.data_dir.is_some() {
+        return Err(
+            "--base-port 0 chooses other ports each time, which a kept --data-dir does not allow: name one".into()
+        );
+    }
+    // All are held until all are found, so that no two are the same.
+    let ports = free_ports("--base-port", flags.base_port, flags.replicas)?;
+    let watched = flags.metrics_base_port.map(|first| free_ports("--metrics-base-port", first, flags.replicas));
+    let watched = watched.transpose()?.unwrap_or_default();
+    let addresses = (endpoints(&ports)?, endpoints(&watched)?);
+    drop((ports, watched));
+    let (endpoints, watched) = addresses;
     let dir = data_dir(flags.data_dir.as_deref())?;
     let mut cluster = Cluster {
         dir: dir.path.clone(),
         members: (1..=endpoints.len()).map(|id| Member { id, child: None }).collect(),
         endpoints,
+        watched,
         volatile: is_in_memory(&dir.path),
     };
     let result = cluster.run(flags, &mut signals).await;
@@ -148,6 +162,7 @@ impl Cluster {
         if self.volatile {
             arguments.push("--allow-volatile".into());
         }
+        arguments.extend(self.watched.get(id - 1).map(|at| format!("--metrics-listen={at}")));
         arguments
     }
 
@@ -265,6 +280,9 @@ impl Cluster {
             let id = usize::try_from(status.id).unwrap_or_default();
             text += &format!("# member {id} again: {}\n", self.command_line(id));
         }
+        for (id, at) in (1..).zip(&self.watched) {
+            text += &format!("# metrics of member {id}: http://{at}/metrics\n");
+        }
         text + "# Ctrl-C stops them all\n"
     }
 
@@ -329,33 +347,29 @@ async fn status_of(endpoint: &Endpoint) -> Option<MemberStatus> {
     timeout(ASK_TIMEOUT, client.status(tarpc::context::current())).await.ok()?.ok()
 }
 
-/// The members' addresses, each of which is free now.
-fn endpoints(flags: &DevFlags) -> Result<Vec<Endpoint>, String> {
-    if flags.base_port == 0 && flags.data_dir.is_some() {
-        return Err(
-            "--base-port 0 chooses other ports each time, which a kept --data-dir does not allow: name one".into()
-        );
+/// Ports of this host, the first given by this flag and those that follow; they are free, and held until this is dropped.
+fn free_ports(flag: &str, first: u16, count: u16) -> Result<Vec<TcpListener>, String> {
+    if first.checked_add(count - 1).is_none() {
+        return Err(format!("ports from {first} on are above 65535: choose a lower {flag}"));
     }
-    if flags.base_port.checked_add(flags.replicas - 1).is_none() {
-        return Err(format!("ports from {} on are above 65535: choose a lower --base-port", flags.base_port));
-    }
-    // All are held until all are found, so that no two are the same.
-    let mut held = Vec::new();
-    for offset in 0..flags.replicas {
-        let port = if flags.base_port == 0 { 0 } else { flags.base_port + offset };
-        let listener = TcpListener::bind(("127.0.0.1", port)).map_err(|error| match error.kind() {
+    let bind = |offset| {
+        let port = if first == 0 { 0 } else { first + offset };
+        TcpListener::bind(("127.0.0.1", port)).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => {
-                format!("port {port} is in use: stop the process that has it, or choose another --base-port")
+                format!("port {port} is in use: stop the process that has it, or choose another {flag}")
             }
-            _ => format!("port {port}: {error}: choose another --base-port"),
-        })?;
-        held.push(listener);
-    }
+            _ => format!("port {port}: {error}: choose another {flag}"),
+        })
+    };
+    (0..count).map(bind).collect()
+}
+
+fn endpoints(ports: &[TcpListener]) -> Result<Vec<Endpoint>, String> {
     let endpoint = |listener: &TcpListener| {
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         address.to_string().parse::<Endpoint>().map_err(|error| error.to_string())
     };
-    held.iter().map(endpoint).collect()
+    ports.iter().map(endpoint).collect()
 }
 
 fn data_dir(given: Option<&Path>) -> Result<DataDir, String> {

@@ -182,6 +182,9 @@ pub(crate) struct DevFlags {
     /// The first member's port, the others' follow; 0: any free ports.
     #[arg(long, default_value_t = 7101)]
     pub(crate) base_port: u16,
+    /// The first member's port for metrics and health, the others' follow; none unless this is said.
+    #[arg(long)]
+    pub(crate) metrics_base_port: Option<u16>,
     /// Where the members' data and logs are kept; without it, a new directory that is removed at the end.
     #[arg(long)]
     pub(crate) data_dir: Option<PathBuf>,

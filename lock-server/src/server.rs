@@ -143,9 +143,7 @@ impl Server {
             clients_max: clients_max(getrlimit(Resource::Nofile).current),
         };
         let mut tasks = tokio::task::JoinSet::new();
-        if let Some(tls) = tls {
-            tasks.spawn(watch_files(tls, access));
-        }
+        tasks.spawn(watch_files(tls, access));
         if let Some(listener) = metrics_listener {
             let probe =
                 Probe { handle: handle.clone(), counters, cluster, mode: mode.clone(), started: SystemTime::now() };

@@ -133,7 +133,7 @@ fn dev_runs_a_command_beside_three_members_and_ends_with_its_status() {
 fn dev_says_how_to_use_the_cluster_tells_of_a_death_and_stops_on_a_signal() {
     let dir = directory();
     let mut dev = lock_server();
-    dev.args(["dev", "--base-port", "0"]).env("TMPDIR", dir.path());
+    dev.args(["dev", "--base-port", "0", "--metrics-base-port", "0"]).env("TMPDIR", dir.path());
     let mut dev = dev.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let lines: Vec<String> = BufReader::new(dev.stdout.take().expect("piped"))
         .lines()
@@ -145,6 +145,10 @@ fn dev_says_how_to_use_the_cluster_tells_of_a_death_and_stops_on_a_signal() {
     let pids: Vec<u32> =
         lines.iter().filter_map(|line| line.strip_prefix("kill -9 ")?.split(' ').next()?.parse().ok()).collect();
     assert_eq!(pids.len(), 3);
+    let watched = lines.iter().filter(|line| line.starts_with("# metrics of member ") && line.ends_with("/metrics"));
+    assert_eq!(watched.count(), 3, "{lines:?}");
+    // Without certificates there is nothing to read again, and nothing to die of.
+    signal(pids[0], Signal::HUP);
 
     signal(pids[1], Signal::KILL);
     let mut stderr = BufReader::new(dev.stderr.take().expect("piped"));

@@ -154,7 +154,7 @@ fn a_request_and_what_it_belongs_to_come_to_the_collector_as_a_span() {
                 && has(resource, "service.instance.id", "1")
                 && has(resource, "plumeria.cluster", "plumeria")
         };
-        while !(seen.iter().any(is_it) && seen.iter().any(|(name, ..)| name == "LockService.submit")) {
+        while !(seen.iter().any(is_it) && seen.iter().any(|(name, ..)| name == "RPC")) {
             assert!(Instant::now() < until, "{seen:?}");
             if let Ok(body) = bodies.recv_timeout(Duration::from_millis(100)) {
                 seen.extend(spans(&body));

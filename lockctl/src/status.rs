@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use lock_client::{MemberStatus, Role, Tls, ViewSummary, member_kept, member_status};
+use lock_client::{KeptLocks, MemberStatus, Role, Tls, ViewSummary, member_kept, member_status};
 use serde::Serialize;
 
 use crate::arguments::Common;
@@ -27,6 +27,9 @@ const MEMBERS_MAX: usize = 64;
 pub(crate) struct ClusterStatus {
     pub(crate) view: Option<View>,
     pub(crate) members: Vec<Member>,
+    /// Dead sessions whose locks are not free, where there are any and the primary tells.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) kept: Vec<KeptLocks>,
 }
 
 /// The newest view that a member has entered.
@@ -62,24 +65,27 @@ pub(crate) struct Gathered {
 /// `lockctl status`.
 pub(crate) async fn show(common: &Common) -> Result<u8, Failure> {
     let begun = Instant::now();
-    let gathered = gather(common).await;
+    let mut gathered = gather(common).await;
+    let (kept, more) = kept_locks(&gathered, common.tls.as_ref()).await;
     if common.json {
+        gathered.status.kept = kept;
         print_json(&gathered.status)?;
     } else if gathered.is_answered() {
         print(&gathered.table());
         print(&format!("{}\n", gathered.verdict()));
-        print(&kept_text(&gathered, common.tls.as_ref()).await);
+        print(&kept::text(&kept));
+        print(if more { "and more dead sessions keep locks\n" } else { "" });
         gathered.warnings().iter().for_each(|warning| say(warning));
     }
     gathered.check(begun.elapsed())
 }
 
-/// A line for each dead session whose locks are not free, where the primary tells.
-async fn kept_text(gathered: &Gathered, tls: Option<&Tls>) -> String {
-    let Some(primary) = gathered.primary() else { return String::new() };
+/// Dead sessions whose locks are not free, and whether there are more; where the primary tells.
+async fn kept_locks(gathered: &Gathered, tls: Option<&Tls>) -> (Vec<KeptLocks>, bool) {
+    let Some(primary) = gathered.primary() else { return Default::default() };
     match tokio::time::timeout(MEMBER_TIMEOUT, member_kept(primary, tls)).await {
-        Ok(Ok((kept, more))) => kept::text(&kept) + if more { "and more dead sessions keep locks\n" } else { "" },
-        _ => String::new(),
+        Ok(Ok(told)) => told,
+        _ => Default::default(),
     }
 }
 
@@ -170,7 +176,8 @@ fn newest_view(answers: &[Answer]) -> Option<&ViewSummary> {
 
 fn merge(answers: &[Answer]) -> ClusterStatus {
     let Some(view) = newest_view(answers) else {
-        return ClusterStatus { view: None, members: answers.iter().map(member_without_view).collect() };
+        let members = answers.iter().map(member_without_view).collect();
+        return ClusterStatus { view: None, members, kept: Vec::new() };
     };
     let by_id: BTreeMap<u64, &MemberStatus> = statuses(answers).map(|status| (status.id, status)).collect();
     let members = view.members.iter().map(|listed| {
@@ -185,7 +192,8 @@ fn merge(answers: &[Answer]) -> ClusterStatus {
         member(Some(listed.id), listed.address.clone(), role, status.copied())
     });
     let members = members.collect();
-    ClusterStatus { view: Some(View { id: view.id, primary: view.primary, in_sync: view.in_sync.clone() }), members }
+    let view = View { id: view.id, primary: view.primary, in_sync: view.in_sync.clone() };
+    ClusterStatus { view: Some(view), members, kept: Vec::new() }
 }
 
 fn member_without_view((address, answer): &Answer) -> Member {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Machine;
 use super::op::Reply;
-use super::recovery::Recovery;
+use super::recovery::{Recovery, Turn};
 use super::sessions::{Ending, Session};
 use super::time::ServiceTime;
 
@@ -27,6 +27,17 @@ pub(super) struct Kept {
     pub(super) recovery: Option<Recovery>,
     /// How far the sweep has come.
     pub(super) swept: Swept,
+}
+
+/// Dead sessions that keep exclusive locks, by what these wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeptCounts {
+    /// The end of the lock delay.
+    pub delay: u64,
+    /// A live session that is at their recovery.
+    pub recovery: u64,
+    /// Anybody who would recover them.
+    pub recoverer: u64,
 }
 
 /// How far the sweep has come in the names that a dead session holds. What it has passed over is exclusive.
@@ -100,6 +111,19 @@ impl Machine {
             self.sessions.free(self.applied, session);
         }
         steps
+    }
+
+    /// Dead sessions that keep exclusive locks.
+    pub fn kept_counts(&self) -> KeptCounts {
+        let mut counts = KeptCounts::default();
+        for (_, _, kept) in self.sessions.kept_after(None) {
+            *match kept.recovery.as_ref().map(|recovery| recovery.turn) {
+                None => &mut counts.delay,
+                Some(Turn::Assigned { .. }) => &mut counts.recovery,
+                Some(Turn::Vacant { .. }) => &mut counts.recoverer,
+            } += 1;
+        }
+        counts
     }
 
     pub(super) fn on_read_kept(&self, after: Option<SessionId>, limit: u32) -> Answer {

@@ -91,6 +91,7 @@ mod scripts;
 pub use apply::Machine;
 pub use effects::{Effect, Revoke};
 pub use force::FORCED_MAX;
+pub use kept::KeptCounts;
 pub use limits::Limits;
 pub use op::{FormatError, Op, Reply};
 pub use statistics::{DURATION_BOUNDS_US, Durations, Statistics};

@@ -42,6 +42,7 @@ families! {
     SESSIONS: Gauge "sessions" "Sessions, those included that have ended and are not cleaned up yet.";
     LOCKS: Gauge "locks" "Locks that somebody holds.";
     WAITERS: Gauge "waiters" "Acquires that wait, over all locks.";
+    KEPT: Gauge "dead_sessions" "Dead sessions whose locks are not free, by what these wait for: the end of a lock delay, a recovery under way, anybody to recover them.";
     OPENED: Counter "sessions_opened_total" "Sessions opened.";
     CLOSED: Counter "sessions_closed_total" "Sessions that their clients closed.";
     EXPIRED: Counter "sessions_expired_total" "Sessions whose lease ran out.";

@@ -10,7 +10,7 @@ use super::counters::Counters;
 use super::families::*;
 use super::page::Page;
 use crate::application::LockApplication;
-use crate::machine::Statistics;
+use crate::machine::{KeptCounts, Statistics};
 use crate::status::own_role;
 
 /// The replica thread begins a round every few milliseconds. One that has not for so long hangs, or its medium does: to install a
@@ -46,6 +46,7 @@ struct Account {
     statistics: Statistics,
     sessions: usize,
     locks: usize,
+    kept: KeptCounts,
     terms: u64,
 }
 
@@ -77,6 +78,7 @@ impl Probe {
             statistics: application.machine().statistics().clone(),
             sessions: application.machine().session_count(),
             locks: application.machine().lock_count(),
+            kept: application.machine().kept_counts(),
             terms: application.terms(),
         });
         let account = tokio::time::timeout(VISIT_TIMEOUT, visit).await.ok().flatten();
@@ -172,11 +174,13 @@ fn members(view: Option<&View>) -> [(&'static str, usize); 3] {
 }
 
 fn machine(page: &mut Page, account: &Account) {
-    let Account { statistics, sessions, locks, terms } = account;
+    let Account { statistics, sessions, locks, kept, terms } = account;
     page.value(&TERMS, terms);
     page.value(&SESSIONS, sessions);
     page.value(&LOCKS, locks);
     page.value(&WAITERS, statistics.waiters);
+    let kept = [("delay", kept.delay), ("recovery", kept.recovery), ("recoverer", kept.recoverer)];
+    page.labelled(&KEPT, "waits_for", kept);
     page.value(&OPENED, statistics.opened);
     page.value(&CLOSED, statistics.closed);
     page.value(&EXPIRED, statistics.expired);

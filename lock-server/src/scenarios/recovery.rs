@@ -7,7 +7,7 @@ use lock_protocol::{
 };
 
 use super::{Primary, S, X, ms, name, token};
-use crate::machine::{Limits, Machine, Op, Reply};
+use crate::machine::{KeptCounts, Limits, Machine, Op, Reply};
 use RecoveryStep::{Declined, Progress, Recovered};
 
 const ACCEPTED: Reply = Reply::Recovery(RecoveryAnswer::Accepted);
@@ -83,6 +83,7 @@ fn dead_and_wanted() -> (Primary, [SessionId; 4], FencingToken) {
 fn m25_the_locks_of_a_dead_session_pass_on_when_a_live_one_has_recovered_it_and_not_before() {
     let (mut primary, [dead, waiter, first, second], held) = dead_and_wanted();
     assert_eq!((primary.holders("a"), primary.told(second)), (vec![dead], vec![]));
+    assert_eq!(primary.machine.kept_counts(), KeptCounts { recovery: 1, ..KeptCounts::default() });
     let right = primary.recovery_of(first, dead).expect("the lowest is told");
     let told = primary.heard(first);
     assert!(matches!(&told[..], [Notice::Recover(told), ..] if told.session == dead && told.token == right));
@@ -164,6 +165,7 @@ fn m25_where_all_have_declined_nobody_is_asked_for_a_while_but_one_that_joins() 
         assert_eq!(primary.report(mate, dead, right, Recovered), REFUSED);
     }
     assert_eq!((primary.told(first), primary.told(second)), (vec![], vec![]));
+    assert_eq!(primary.machine.kept_counts(), KeptCounts { recoverer: 1, ..KeptCounts::default() });
     let third = primary.open_in_group(9, 3_600_000);
     let right = primary.recovery_of(third, dead).expect("it is told at once");
     assert_eq!(primary.report(third, dead, right, Declined), ACCEPTED);
