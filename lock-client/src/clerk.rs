@@ -25,6 +25,9 @@ use crate::outbox::{Batch, BatchId};
 use crate::route::{DIAL_TIMEOUT_MAX, Route};
 use crate::shared::Shared;
 
+/// Longer than a server takes to refuse something, shorter than anybody notices.
+const CALLBACK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Both connections to one server.
 struct Link {
     endpoint: Endpoint,
@@ -100,13 +103,24 @@ impl Clerk {
                 }
             }
         };
-        match self.dial_callback(&endpoint, self.dial_timeout()).await {
-            Ok(callback) => Ok(Link { endpoint, service, broken, callback }),
-            Err(error) => {
-                let departure = self.ask_why(&service, &error).await;
-                drop(broken);
-                Err((endpoint, departure))
-            }
+        let error = match self.dial_callback(&endpoint, self.dial_timeout()).await {
+            Ok(callback) => return Ok(Link { endpoint, service, broken, callback }),
+            Err(error) => error,
+        };
+        tokio::select! {
+            biased;
+            departure = self.ask_why(&service, &error) => Err((endpoint, departure)),
+            callback = self.dial_callback_again(&endpoint) => Ok(Link { endpoint, service, broken, callback }),
+        }
+    }
+
+    /// A member that begins to serve at this moment refuses nothing any more, and takes a tick's time to answer a keep-alive: so the
+    /// callback connection is dialled once more before that. Never ends where it is refused again.
+    async fn dial_callback_again(&self, endpoint: &Endpoint) -> Ends {
+        tokio::time::sleep(CALLBACK_AGAIN).await;
+        match self.dial_callback(endpoint, self.dial_timeout()).await {
+            Ok(callback) => callback,
+            Err(_) => std::future::pending().await,
         }
     }
 
