@@ -48,9 +48,9 @@ impl Kept {
         self.dead.get(&session).is_some_and(|dead| !dead.is_due(time_us) && dead.locks.contains_key(name))
     }
 
-    /// Whether something is not recovered yet.
+    /// Whether something is not recovered yet. Where an operator has freed the last lock, nothing is to be recovered any more.
     pub(crate) fn awaits_recovery(&self) -> bool {
-        self.dead.values().any(|dead| dead.group.is_some())
+        self.dead.values().any(|dead| dead.group.is_some() && !dead.locks.is_empty())
     }
 
     /// Who is to be recovered, and the newest right to it.

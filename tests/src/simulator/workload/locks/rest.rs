@@ -26,7 +26,8 @@ impl World {
         if self.run_until(self.now + REST_BOUND_US, done)? {
             return Ok(());
         }
-        Err(Violation::new(what, format!("{}{}", self.describe(), self.describe_clients())))
+        let (members, clients, kept) = (self.describe(), self.describe_clients(), &self.invariants.locks.kept);
+        Err(Violation::new(what, format!("{members}{clients}\n  {kept:?}")))
     }
 
     /// Everything that waits comes to its end.
