@@ -107,7 +107,8 @@ impl From<CloseError> for Failure {
 /// The line for a cluster that does not answer: how long it was tried, what each endpoint said, what to do.
 pub(crate) fn no_cluster(what: &str, waited: Duration, tried: &[String]) -> String {
     format!(
-        "{what} within {} ({}); is the cluster running? Others are named with --endpoints or LOCK_ENDPOINTS",
+        "{what} within {} ({}); is the cluster running? Other endpoints are named with --endpoints or LOCK_ENDPOINTS; \
+         --connect-timeout looks for longer",
         seconds(waited),
         tried.join("; ")
     )
