@@ -199,8 +199,10 @@ impl RingMember {
         self.install(now, Ring { view: view.number, number, initiator: self.me.member, members }, out);
     }
 
-    /// A word of a member that the view lists, under the incarnation that it lists.
-    pub fn on_word(&mut self, now: Micros, from: MemberId, word: Word, out: &mut RingOutput) {
+    /// A word of a member that the view lists, under the incarnation that it lists. `stored`: this member's own log is stored up to there, by
+    /// what its core knows; it may have acknowledged as much in this very step, before a change of the record.
+    pub fn on_word(&mut self, now: Micros, from: MemberId, word: Word, stored: Viewstamp, out: &mut RingOutput) {
+        self.on_stored(now, stored, out);
         if !self.able.contains_key(&from) {
             return;
         }

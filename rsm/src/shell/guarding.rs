@@ -43,7 +43,7 @@ impl<A: Application, S: RecordStore> ReplicaThread<A, S> {
             && is_listed
         {
             let mut out = RingOutput::default();
-            ring.on_word(self.clock.now(), from.member, word, &mut out);
+            ring.on_word(self.clock.now(), from.member, word, self.replica.stored(), &mut out);
             self.carry_out_ring(out);
         }
     }

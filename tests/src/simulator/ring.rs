@@ -61,7 +61,7 @@ impl Process {
         match input {
             Input::Message { from, message: Message::Ring(word), .. } => {
                 if is_listed(from.member, from.incarnation) {
-                    ring.on_word(now, from.member, word, &mut told);
+                    ring.on_word(now, from.member, word, self.replica.stored(), &mut told);
                 }
                 return self.carry_out_ring(now, told, pair, out);
             }

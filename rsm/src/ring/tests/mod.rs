@@ -61,6 +61,27 @@ fn after_the_silent_crash_of_a_host_its_neighbours_go_on_and_its_new_memory_guar
 }
 
 #[test]
+fn a_guard_that_lacks_what_was_stored_and_acknowledged_in_this_very_step_is_not_taken() {
+    let mut script = Script::whole(3);
+    script.end(2);
+    script.tell_of(3, 2);
+    script.deliver();
+    script.store(1, stamp(1, 12));
+    script.store(3, stamp(1, 11));
+    script.deliver();
+    assert_eq!(script.bound(3), Some(stamp(1, 12)));
+    script.store_untold(3, stamp(1, 12));
+    script.start(2, false);
+    script.store(2, stamp(1, 11));
+    script.pass_ms(1500);
+    script.expect_ring(&[1, 2, 3]);
+    assert_eq!(script.guard(3), Some(script.memory_of(1)), "it lacks what member 1's word allowed to be acknowledged");
+    script.store(2, stamp(1, 12));
+    script.deliver();
+    assert_eq!(script.guard(3), Some(script.memory_of(2)));
+}
+
+#[test]
 fn after_the_crash_of_two_neighbours_the_others_are_a_ring() {
     let mut script = Script::whole(5);
     script.end(2);

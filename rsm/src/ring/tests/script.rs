@@ -100,8 +100,13 @@ impl Script {
         self.step(id, |member, now, _, out| member.on_gone(now, MemberId(gone), out));
     }
 
-    pub(super) fn store(&mut self, id: u64, stored: Viewstamp) {
+    /// The core of this member knows that its log is stored up to there; the ring is told with the next input.
+    pub(super) fn store_untold(&mut self, id: u64, stored: Viewstamp) {
         self.kept.get_mut(&id).expect("a member").stored = stored;
+    }
+
+    pub(super) fn store(&mut self, id: u64, stored: Viewstamp) {
+        self.store_untold(id, stored);
         self.step(id, |member, now, _, out| member.on_stored(now, stored, out));
     }
 
@@ -180,7 +185,8 @@ impl Script {
         let is_listed = self.view.slot(MemberId(from)).is_some();
         if self.members.contains_key(&to) && !is_cut && is_listed {
             self.delivered += 1;
-            self.step(to, |member, now, _, out| member.on_word(now, MemberId(from), word, out));
+            let stored = self.kept[&to].stored;
+            self.step(to, |member, now, _, out| member.on_word(now, MemberId(from), word, stored, out));
         }
     }
 

@@ -294,7 +294,7 @@ impl World {
         match message {
             Message::Ring(word) => self.ring_step(to, |process, now, out| {
                 if lists(process, from) {
-                    process.ring.on_word(now, from.member, word, out);
+                    process.ring.on_word(now, from.member, word, process.replica.stored(), out);
                 }
             }),
             message => self.step(to, |process, now, out| {
