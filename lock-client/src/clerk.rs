@@ -23,10 +23,13 @@ use crate::exchange::{Departure, Exchange, SUBMIT_TIMEOUT};
 use crate::fate::Stage;
 use crate::outbox::{Batch, BatchId};
 use crate::route::{DIAL_TIMEOUT_MAX, Route};
+use crate::session::nanoseconds;
 use crate::shared::Shared;
 
 /// Longer than a server takes to refuse something, shorter than anybody notices.
 const CALLBACK_AGAIN: Duration = Duration::from_millis(10);
+/// A callback connection that was dialled again and breaks within it is not dialled at this server once more.
+const MENDED_LASTS: Duration = Duration::from_secs(1);
 
 /// Both connections to one server.
 struct Link {
@@ -103,19 +106,32 @@ impl Clerk {
                 }
             }
         };
-        let error = match self.dial_callback(&endpoint, self.dial_timeout()).await {
-            Ok(callback) => return Ok(Link { endpoint, service, broken, callback }),
-            Err(error) => error,
+        let callback = match self.dial_callback(&endpoint, self.dial_timeout()).await {
+            Ok(callback) => Ok(callback),
+            Err(error) => self.mend_callback(&service, &endpoint, error.to_string()).await,
         };
-        tokio::select! {
-            biased;
-            departure = self.ask_why(&service, &error) => Err((endpoint, departure)),
-            callback = self.dial_callback_again(&endpoint) => Ok(Link { endpoint, service, broken, callback }),
+        match callback {
+            Ok(callback) => Ok(Link { endpoint, service, broken, callback }),
+            Err(departure) => Err((endpoint, departure)),
         }
     }
 
-    /// A member that begins to serve at this moment refuses nothing any more, and takes a tick's time to answer a keep-alive: so the
-    /// callback connection is dialled once more before that. Never ends where it is refused again.
+    /// There is no callback connection to this server, for this reason: asks why, and dials it again. Whoever is not primary says at once who
+    /// is. A member that serves, and one that begins to at this moment, refuses nothing, and takes a tick's time to answer a keep-alive.
+    async fn mend_callback(
+        &self,
+        service: &LockServiceClient,
+        endpoint: &Endpoint,
+        reason: String,
+    ) -> Result<Ends, Departure> {
+        tokio::select! {
+            biased;
+            departure = self.ask_why(service, reason) => Err(departure),
+            callback = self.dial_callback_again(endpoint) => Ok(callback),
+        }
+    }
+
+    /// Never ends where it is refused again.
     async fn dial_callback_again(&self, endpoint: &Endpoint) -> Ends {
         tokio::time::sleep(CALLBACK_AGAIN).await;
         match self.dial_callback(endpoint, self.dial_timeout()).await {
@@ -124,14 +140,14 @@ impl Clerk {
         }
     }
 
-    /// A server did not take the callback connection. For a session that has ended it never will, and no other server either;
-    /// that is learnt only by asking, and so is where the primary is.
-    async fn ask_why(&self, service: &LockServiceClient, error: &DialError) -> Departure {
+    /// A server did not take the callback connection, or ended it. For a session that has ended it never takes one, and no other server does
+    /// either; that is learnt only by asking, and so is where the primary is.
+    async fn ask_why(&self, service: &LockServiceClient, reason: String) -> Departure {
         let floor = self.shared.outbox.lock().floor();
         let keep_alive = self.shared.session.lock().keep_alive(Clocks::now(), floor);
         let call = service.keep_alive(context(), keep_alive);
         let answer = called(tokio::time::timeout(self.dial_timeout(), call).await, "a keep-alive");
-        Departure::callback_refused(answer.ok().and_then(Result::err), error.to_string())
+        Departure::callback_refused(answer.ok().and_then(Result::err), reason)
     }
 
     fn dial_timeout(&self) -> Duration {
@@ -162,7 +178,7 @@ impl Clerk {
     }
 
     async fn exchange(&mut self, mut link: Link, mut exchange: Exchange) -> Departure {
-        let mut calls = Calls::new();
+        let (mut calls, mut mended_ns) = (Calls::new(), 0_u64);
         loop {
             if let Err(departure) = self.start_calls(&mut exchange, &link, &calls) {
                 return departure;
@@ -177,7 +193,17 @@ impl Clerk {
                 () = self.shared.work.notified() => {}
                 () = self.shared.callback_heard.notified() => exchange.on_callback_heard(),
                 () = link.broken.ended() => return Departure::elsewhere("the connection broke"),
-                () = link.callback.ended() => return Departure::elsewhere("the callback connection broke"),
+                () = link.callback.ended() => {
+                    let reason = "the callback connection broke".to_owned();
+                    if boot_ns() < mended_ns.saturating_add(nanoseconds(MENDED_LASTS)) {
+                        return Departure::elsewhere(reason);
+                    }
+                    match self.mend_callback(&link.service, &link.endpoint, reason).await {
+                        Ok(callback) => link.callback = callback,
+                        Err(departure) => return departure,
+                    }
+                    mended_ns = boot_ns();
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }

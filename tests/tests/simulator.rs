@@ -3,7 +3,7 @@
 use plumeria_tests::simulator::{Counters, Durability, Options, Outcome, Workload, report, run};
 
 /// The fixed range; together its runs must reach every rare branch.
-const FIXED_SEEDS: std::ops::RangeInclusive<u64> = 1..=400;
+const FIXED_SEEDS: std::ops::RangeInclusive<u64> = 401..=800;
 /// Seeds that nobody has run before, each time.
 const FRESH_SEEDS: u64 = 200;
 /// Seeds that are run with stores that survive less. Rolling restarts seldom come to their end there; some of these do.
