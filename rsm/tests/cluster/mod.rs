@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use rsm::{
@@ -85,14 +86,20 @@ pub(crate) struct Cluster {
     pub(crate) members: BTreeMap<u64, Member>,
 }
 
-/// Addresses that nobody listens on.
+/// Addresses that nobody listens on. Their ports are below those that the system gives to outgoing connections, so that nobody has one
+/// by the time at which it is used.
 pub(crate) async fn free_endpoints(count: u64) -> Vec<Endpoint> {
-    let mut listeners = Vec::new();
-    for _ in 0..count {
-        listeners.push(Listener::bind(&"127.0.0.1:0".parse().expect("an address")).await.expect("bound"));
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() * 61 % 20_000).expect("below 20,000");
+    let mut free = Vec::new();
+    while free.len() < count as usize {
+        let port = 10_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let endpoint: Endpoint = format!("127.0.0.1:{port}").parse().expect("an address");
+        if Listener::bind(&endpoint).await.is_ok() {
+            free.push(endpoint);
+        }
     }
-    let address = |listener: &Listener| listener.address().expect("an address").to_string();
-    listeners.iter().map(|listener| address(listener).parse().expect("an address")).collect()
+    free
 }
 
 impl Cluster {
