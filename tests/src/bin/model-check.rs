@@ -67,7 +67,7 @@ struct Arguments {
     /// Leaves heartbeats out.
     #[arg(long)]
     quiet: bool,
-    /// A known bug to put back (with --features mutants).
+    /// A known bug to put back.
     #[arg(long)]
     mutant: Option<String>,
     /// Checks only what is true of all members, not each one's own words.

@@ -57,7 +57,10 @@ fn main() -> ExitCode {
     let known = arguments.mutant.as_ref().map(|name| (name, mutants().into_iter().find(|known| known.name == name)));
     if let Some((name, None)) = known {
         let names: Vec<&str> = mutants().iter().map(|known| known.name).collect();
-        eprintln!("no known bug is called {name}; with --features mutants these are: {}", names.join(", "));
+        match names.is_empty() {
+            true => eprintln!("there are no known bugs in this build: leave out --no-default-features"),
+            false => eprintln!("no known bug is called {name}; these are: {}", names.join(", ")),
+        }
         return ExitCode::from(2);
     }
     let options = Options {
